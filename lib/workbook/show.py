@@ -1,0 +1,126 @@
+"""Everything a learner looks at: token chips, the loss mask, right-to-left text, and plots in one style."""
+
+import html
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+from IPython.display import HTML
+
+from workbook.dataset import read_jsonl
+from workbook.text import language
+
+COLOURS = ["#2f6f9f", "#d9822b", "#4c9a5b", "#a34a6b", "#7a6bb0", "#8a8d91"]
+_TINTS = ["#cfe3f3", "#fbe3c8", "#d5ecd8", "#f1d5df"]
+
+plt.rcParams.update(
+    {
+        "figure.figsize": (8, 3.6),
+        "figure.dpi": 110,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "axes.grid.axis": "y",
+        "grid.alpha": 0.3,
+        "font.size": 11,
+    }
+)
+
+
+def _direction(text: str) -> str:
+    return "rtl" if language(text) == "ar" else "ltr"
+
+
+def text(content: str, title: str = "") -> HTML:
+    """A text in its own direction: Arabic from right to left."""
+    head = f"<b>{html.escape(title)}</b><br>" if title else ""
+    body = html.escape(content).replace("\n", "<br>")
+    return HTML(f'{head}<div dir="{_direction(content)}" style="font-size:1.1em;line-height:1.7;max-width:60em">{body}</div>')
+
+
+def chips(pieces: list[tuple[str, int]]) -> HTML:
+    """The pieces of `tokens.pieces` as coloured chips; a small number says how many tokens one piece took, if not one."""
+    spans = []
+    for i, (piece, count) in enumerate(pieces):
+        shown = html.escape(piece).replace("\n", "⏎").replace(" ", "␣" if not piece.strip() else "&nbsp;")
+        note = f"<sub>{count}</sub>" if count > 1 else ""
+        spans.append(
+            f'<span style="background:{_TINTS[i % 4]};color:#111;border-radius:4px;padding:1px 3px;margin:1px">{shown}{note}</span>'
+        )
+    direction = _direction("".join(piece for piece, _ in pieces))
+    return HTML(f'<div dir="{direction}" style="font-size:1.1em;line-height:2.1;max-width:60em">{"".join(spans)}</div>')
+
+
+def mask(runs: list[tuple[str, bool]]) -> HTML:
+    """The runs of `tokens.mask_view`: grey is read only, green is learned."""
+    spans = "".join(
+        f'<span style="background:{"#d5ecd8" if learned else "#e8e8ea"};color:{"#111" if learned else "#666"}">'
+        f"{html.escape(part).replace(chr(10), '<br>')}</span>"
+        for part, learned in runs
+    )
+    return HTML(f'<div dir="auto" style="line-height:1.7;max-width:60em">{spans}</div>')
+
+
+def side_by_side(columns: dict[str, str]) -> HTML:
+    """Texts beside each other under their titles, each in its own direction."""
+    head = "".join(f'<th style="text-align:center">{html.escape(title)}</th>' for title in columns)
+    cells = "".join(
+        f'<td dir="{_direction(part)}" style="vertical-align:top;text-align:start;white-space:pre-wrap;overflow-wrap:anywhere;'
+        f'max-width:{90 // len(columns)}vw">{html.escape(part)}</td>'
+        for part in columns.values()
+    )
+    return HTML(f'<table style="table-layout:fixed;width:100%"><tr>{head}</tr><tr>{cells}</tr></table>')
+
+
+def loss_curve(path: Path | str):
+    """The loss per step of a training.jsonl: training as a line, validation as points. Returns the axes."""
+    rows = read_jsonl(path)
+    training = [(row["step"], row["loss"]) for row in rows if "loss" in row]
+    validation = [(row["step"], row["eval_loss"]) for row in rows if "eval_loss" in row]
+    _, axes = plt.subplots()
+    axes.plot(*zip(*training, strict=True), color=COLOURS[0], label="training")
+    if validation:
+        axes.plot(*zip(*validation, strict=True), "o--", color=COLOURS[1], label="validation")
+    axes.set(xlabel="optimizer step", ylabel="loss (nats per token)", ylim=(0, None))
+    axes.legend(frameon=False)
+    return axes
+
+
+def bars(values: dict[str, float], ylabel: str, title: str = ""):
+    """One bar per name with its value on top. Returns the axes."""
+    _, axes = plt.subplots()
+    drawn = axes.bar(list(values), list(values.values()), color=[COLOURS[i % len(COLOURS)] for i in range(len(values))])
+    axes.bar_label(drawn, fmt="{:,.4g}", padding=3)
+    axes.set(ylabel=ylabel, title=title)
+    axes.margins(y=0.15)
+    return axes
+
+
+def score_bars(results: dict[str, dict[str, tuple]], scores: list[str], title: str = ""):
+    """Grouped bars of `metrics.table`: one group per score, one bar per system, whiskers for the interval. Returns the axes."""
+    _, axes = plt.subplots(figsize=(9, 4))
+    width = 0.8 / len(results)
+    for i, (system, values) in enumerate(results.items()):
+        mean = [values[score][0] for score in scores]
+        around = [[values[score][0] - values[score][1] for score in scores], [values[score][2] - values[score][0] for score in scores]]
+        where = [x + (i - (len(results) - 1) / 2) * width for x in range(len(scores))]
+        axes.bar(where, mean, width, yerr=around, capsize=3, color=COLOURS[i % len(COLOURS)], label=system, error_kw={"lw": 1})
+    axes.set(xticks=range(len(scores)), ylabel="score, 0 to 100", ylim=(0, 108), title=title)
+    axes.set_xticklabels(scores)
+    axes.legend(frameon=False, ncols=len(results), loc="upper center", bbox_to_anchor=(0.5, -0.1))
+    return axes
+
+
+def memory_bars(parts: dict[str, dict[str, int]], title: str = ""):
+    """Stacked bars of `memory.predict`: one bar per method, split into weights, gradients, optimizer, in GiB. Returns the axes."""
+    _, axes = plt.subplots()
+    base = [0.0] * len(parts)
+    for i, kind in enumerate(("weights", "gradients", "optimizer")):
+        heights = [part[kind] / 2**30 for part in parts.values()]
+        axes.bar(list(parts), heights, bottom=base, color=COLOURS[i], label=kind, width=0.6)
+        base = [low + height for low, height in zip(base, heights, strict=True)]
+    for x, top in enumerate(base):
+        axes.annotate(f"{top:.2f} GiB", (x, top), ha="center", va="bottom", xytext=(0, 3), textcoords="offset points")
+    axes.set(ylabel="GiB", title=title)
+    axes.margins(y=0.15)
+    axes.legend(frameon=False)
+    return axes
