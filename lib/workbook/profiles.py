@@ -52,16 +52,16 @@ class Profile(BaseModel):
         return self.name != "smoke"
 
 
-_PACKAGED = dict(base="gemma3-270m", instruct="smollm2-135m-instruct", student_from="base", teacher="recorded", quantize=False)
-_HUB = dict(base="Qwen/Qwen2.5-1.5B", instruct="Qwen/Qwen2.5-1.5B-Instruct", student_from="instruct", teacher="openai", quantize=False)
-_LORA = dict(batch_size=8, learning_rate=5e-4, lora_r=16, lora_alpha=32, max_length=640, max_new_tokens=320, seed=0)
+_COMMON = {"batch_size": 4, "learning_rate": 5e-4, "lora_r": 16, "lora_alpha": 32, "max_length": 640, "seed": 0, "quantize": False}
+_PACKAGED = _COMMON | {"base": "gemma3-270m", "instruct": "smollm2-135m-instruct", "student_from": "base", "teacher": "recorded"}
+_HUB = _COMMON | {"base": "Qwen/Qwen2.5-1.5B", "instruct": "Qwen/Qwen2.5-1.5B-Instruct", "student_from": "instruct", "teacher": "openai"}
 
 PROFILES = {
-    "smoke": _PACKAGED | _LORA | dict(train_articles=8, test_articles=2, epochs=1, batch_size=4, max_new_tokens=24),
-    "laptop": _PACKAGED | _LORA | dict(train_articles=280, test_articles=24, epochs=2),
+    "smoke": _PACKAGED | {"train_articles": 8, "test_articles": 2, "epochs": 1, "max_new_tokens": 24},
+    "laptop": _PACKAGED | {"train_articles": 240, "test_articles": 24, "epochs": 1, "max_new_tokens": 320},
     "gpu": _HUB
-    | _LORA
-    | dict(train_articles=100_000, test_articles=1_000, epochs=3, learning_rate=2e-4, max_length=2048, max_new_tokens=512),
+    | {"train_articles": 100_000, "test_articles": 1_000, "epochs": 3, "max_new_tokens": 512}
+    | {"batch_size": 8, "learning_rate": 2e-4, "max_length": 2048},
 }
 
 
@@ -109,6 +109,20 @@ def start(notebook: dict, **parameters) -> Profile:
     if not profile.meaningful:
         print("smoke: every step runs on a handful of rows. Its scores are not results.")
     return profile
+
+
+def artifact(profile: Profile, name: str) -> Path:
+    """What an earlier notebook left in the run folder as `name`, else the committed sample of it, so that each runs alone.
+
+    Raises FileNotFoundError naming the notebook to run, where neither is there.
+    """
+    sample = ROOT / "data" / "samples" / name
+    found = next((path for path in (profile.run_dir / name, sample) if path.exists()), None)
+    if found is None:
+        raise FileNotFoundError(f"run_dir: {profile.run_dir / name} is not there and no sample of it is committed; run the notebook before")
+    if found == sample:
+        print(f"{name}: not in the run folder yet, so the committed sample is used")
+    return found
 
 
 def _injected(notebook: dict) -> set[str]:

@@ -18,6 +18,7 @@ from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 
 from workbook.profiles import ROOT, load_profile
+from workbook.report import headline
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("0*.ipynb"))
 
@@ -127,20 +128,6 @@ def _first_line(text: str) -> str:
 def _to_html(notebook: Path) -> None:
     body, _ = HTMLExporter(template_name="lab").from_filename(str(notebook))
     notebook.with_suffix(".html").write_text(body, encoding="utf-8")
-
-
-def headline(report: dict) -> str:
-    """The report's main table as text: one line per system."""
-    lines = [f"{report['task']} · {report['articles']} test articles · profile {report['profile']}" + _warning(report)]
-    lines.append(f"{'system':22}" + "".join(f"{column:>24}" for column in report["headline"]))
-    for system, scores in report["scores"].items():
-        cells = (f"{scores[c]['mean']:.1f} [{scores[c]['low']:.1f}, {scores[c]['high']:.1f}]" for c in report["headline"])
-        lines.append(f"{system:22}" + "".join(f"{cell:>24}" for cell in cells))
-    return "\n".join(lines)
-
-
-def _warning(report: dict) -> str:
-    return "" if report["meaningful"] else " · NOT A RESULT: too few rows, it only shows that the code runs"
 
 
 def _index(run_dir: Path, profile: str, done: dict, report: dict) -> Path:

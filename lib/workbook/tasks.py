@@ -72,6 +72,7 @@ class Task:
     guidance     the full instructions for the teacher and for untuned models; the JSON schema is added to them
     data         JSONL file of rows, each with an "id"; rows that tell the same event share a "source"
     recordings   JSONL file of recorded teacher replies (see `teacher.py`)
+    gold         JSONL file of {"id", "record"}: reference labels made independently of the teacher; its rows are the test split
     render       row -> the text that a model reads
     grounded     record -> the strings that must stand in the source text
     languages    field -> 'ar' or 'en': the language that field must be in
@@ -84,6 +85,7 @@ class Task:
     guidance: str
     data: Path
     recordings: Path | None = None
+    gold: Path | None = None
     render: Callable[[dict], str] = lambda row: row["text"]
     grounded: Callable[[BaseModel], list[str]] = lambda record: []
     languages: dict[str, str] = field(default_factory=dict)
@@ -128,6 +130,7 @@ location, date or number (a number with its unit).
 Keep every number in digits if the article has it in digits, and in words if it has it in words.""",
     data=DATA / "articles.jsonl",
     recordings=DATA / "teacher" / "article_digest.jsonl",
+    gold=DATA / "gold" / "article_digest.jsonl",
     grounded=lambda record: [*record.keywords, *(entity.name for entity in record.entities)],
     languages={"title": "ar", "summary": "ar", "translation": "en"},
     numbers_in=("title", "summary", "translation"),
@@ -149,6 +152,7 @@ if the patient corrects something, the correction counts; severity is what the p
 Do not diagnose and do not add what was not said.""",
     data=DATA / "patient_chats.jsonl",
     recordings=DATA / "teacher" / "patient_intake.jsonl",
+    gold=DATA / "gold" / "patient_intake.jsonl",
     render=conversation,
     languages={"chief_complaint": "en", "follow_up": "en"},
 )

@@ -16,7 +16,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from workbook.dataset import order
+from workbook.dataset import layout, order
 from workbook.profiles import Profile
 
 IGNORE = -100  # the label of a token that is not to be learned, by PyTorch's convention
@@ -24,7 +24,7 @@ IGNORE = -100  # the label of a token that is not to be learned, by PyTorch's co
 
 def encode(row: dict, tokenizer) -> dict:
     """{"input_ids", "labels"} of a prompt/completion row; the prompt's labels are IGNORE, the end token is learned."""
-    prompt = tokenizer(row["prompt"], add_special_tokens=not tokenizer.chat_template)["input_ids"]
+    prompt = tokenizer(layout(row["prompt"], tokenizer), add_special_tokens=not tokenizer.chat_template)["input_ids"]
     completion = tokenizer(row["completion"], add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
     return {"input_ids": prompt + completion, "labels": [IGNORE] * len(prompt) + completion}
 
@@ -207,7 +207,7 @@ def train(model, tokenizer, train_rows: list[dict], validation_rows: list[dict],
             f"learning_rate: the loss is {result.training_loss} at {profile.learning_rate}; nothing was saved; lower it"
         )
     validation_loss = trainer.evaluate()["eval_loss"] if held_out else None
-    model.save_pretrained(profile.run_dir / "adapter")
+    model.save_pretrained(profile.run_dir / "adapter", save_embedding_layers=False)
     return {
         "steps": steps,
         "train_loss": result.training_loss,
