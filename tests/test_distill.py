@@ -46,7 +46,9 @@ def test_each_kind_of_bad_reply_is_refused_for_its_reason(reason, own_task, arti
 
 
 def test_a_second_reply_repairs_the_first(own_task, article, digest, tmp_path):
-    (line,) = distill.distill(own_task, [article], record(own_task, CASES["schema"](digest), (as_text(digest), "stop")), tmp_path, progress=False)
+    (line,) = distill.distill(
+        own_task, [article], record(own_task, CASES["schema"](digest), (as_text(digest), "stop")), tmp_path, progress=False
+    )
     assert line["accepted"] and line["reasons"] == ["schema"] and line["record"] == digest
     assert dataset.read_jsonl(tmp_path / "ledger.jsonl") == [line]
     assert distill.yield_by_reason([line]) == {"accepted after repair": 1}

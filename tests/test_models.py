@@ -14,8 +14,6 @@ import torch
 from workbook import models
 from workbook.models import ModelError, Packaged, open_model
 
-GGUF = "tiny.gguf"
-
 
 @pytest.fixture
 def packaged(tmp_path, monkeypatch):

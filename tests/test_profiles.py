@@ -12,7 +12,12 @@ def test_an_unset_override_means_as_the_profile_says(tmp_path):
 
 @pytest.mark.parametrize(
     "override, says",
-    [({"epochs": -1}, "epochs"), ({"learning_rate": 5}, "learning_rate"), ({"lora_r": "many"}, "lora_r"), ({"teacher": "oracle"}, "teacher")],
+    [
+        ({"epochs": -1}, "epochs"),
+        ({"learning_rate": 5}, "learning_rate"),
+        ({"lora_r": "many"}, "lora_r"),
+        ({"teacher": "oracle"}, "teacher"),
+    ],
 )
 def test_a_bad_value_is_named(override, says):
     with pytest.raises(ValueError, match=rf"{says}: .*got"):
@@ -26,7 +31,7 @@ def test_an_unknown_profile_lists_the_known_ones():
 
 def test_a_misspelt_parameter_is_named(tmp_path):
     notebook = {"In": ["", 'profile: str = "smoke"', "# Parameters\nepoch = 1\n"]}
-    with pytest.raises(ValueError, match="parameter epoch: .* it has profile, run_dir, epochs"):
+    with pytest.raises(ValueError, match=r"parameter epoch: .* it has profile, run_dir, epochs"):
         start(notebook, profile="smoke", run_dir=str(tmp_path), epochs=0)
 
 

@@ -28,6 +28,11 @@ def test_tasks_are_found_by_name_or_address(tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text("from workbook.tasks import PATIENT_INTAKE as TASK\nOTHER = 3\n")
     monkeypatch.syspath_prepend(tmp_path)
     assert load_task("mine:TASK").name == "patient_intake"
-    for name, says in [("nonsense", "article_digest, patient_intake"), ("mine:NONE", "mine:NONE"), ("mine:OTHER", "int"), ("no.such:T", "no.such")]:
+    for name, says in [
+        ("nonsense", "article_digest, patient_intake"),
+        ("mine:NONE", "mine:NONE"),
+        ("mine:OTHER", "int"),
+        ("no.such:T", "no.such"),
+    ]:
         with pytest.raises(ValueError, match=says):
             load_task(name)

@@ -35,7 +35,7 @@ class JsonClosed(StoppingCriteria):
         self.state[row] = depth, quoted, escaped
 
 
-def generate(model, tokenizer, prompts: Iterable[str], *, max_new_tokens: int, batch_size: int = 12, json: bool = True, progress: str = ""):
+def generate(model, tokenizer, prompts: Iterable[str], *, max_new_tokens: int, batch_size: int = 24, json: bool = True, progress: str = ""):
     """One greedy answer per prompt, in the order of `prompts`, as {"text", "tokens", "prompt_tokens", "stopped"}.
 
     stopped: the model ended by itself (or closed its JSON object, if `json`) within `max_new_tokens`. progress: what to

@@ -57,7 +57,7 @@ def mask(runs: list[tuple[str, bool]]) -> HTML:
         f"{html.escape(part).replace(chr(10), '<br>')}</span>"
         for part, learned in runs
     )
-    return HTML(f'<div dir="auto" style="line-height:1.7;max-width:60em">{spans}</div>')
+    return HTML(f'<div dir="auto" style="line-height:1.7;max-width:60em;unicode-bidi:plaintext">{spans}</div>')
 
 
 def side_by_side(columns: dict[str, str]) -> HTML:
