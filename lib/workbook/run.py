@@ -99,7 +99,13 @@ def run(profile: str, run_dir: Path, *, fresh: bool = False) -> int:
         LiveEngine.line = Line(name)
         try:
             papermill.execute_notebook(
-                notebook, executed / f"{name}.ipynb", parameters, engine_name="live", kernel_name="python3", progress_bar=False
+                notebook,
+                executed / f"{name}.ipynb",
+                parameters,
+                engine_name="live",
+                kernel_name="python3",
+                progress_bar=False,
+                extra_arguments=["--IPKernelApp.log_level=40"],  # no notice about unencrypted loopback sockets
             )
         except PapermillExecutionError as error:
             LiveEngine.line.end("failed")

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
-from transformers import TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from workbook.dataset import layout, order
@@ -105,7 +105,7 @@ class CompletionTrainer(SFTTrainer):
 
 
 class Log(TrainerCallback):
-    """Appends each logged step to a JSONL file as it happens, so that a stopped run leaves its curve."""
+    """Appends each logged step to a JSONL file as it happens, so that a stopped run leaves its curve; prints a tenth of them."""
 
     def __init__(self, path: Path):
         self.path, self.begun = path, time.perf_counter()
@@ -115,6 +115,10 @@ class Log(TrainerCallback):
         line = {"step": state.global_step, "epoch": state.epoch, "seconds": round(time.perf_counter() - self.begun, 2)} | logs
         with self.path.open("a") as stream:
             stream.write(json.dumps(line) + "\n")
+        shown = next((key for key in ("eval_loss", "loss") if key in line), None)
+        if shown == "eval_loss" or (shown and state.global_step % max(1, state.max_steps // 10) == 0):
+            name = "validation loss" if shown == "eval_loss" else "loss"
+            print(f"step {state.global_step:3} of {state.max_steps}   {name} {line[shown]:.3f}   {line['seconds']:.0f} s", flush=True)
 
 
 def fast_dtype() -> torch.dtype:
@@ -181,7 +185,7 @@ def train(model, tokenizer, train_rows: list[dict], validation_rows: list[dict],
         dataset_kwargs={"skip_prepare_dataset": True},
         remove_unused_columns=False,
         eval_strategy="steps" if held_out else "no",
-        eval_steps=max(1, steps // 4),
+        eval_steps=max(1, steps // 3),
         logging_steps=1,
         logging_nan_inf_filter=False,
         save_strategy="no",
@@ -199,6 +203,7 @@ def train(model, tokenizer, train_rows: list[dict], validation_rows: list[dict],
         data_collator=lambda rows: collate(rows, tokenizer.pad_token_id),
         callbacks=[Log(profile.run_dir / "training.jsonl")],
     )
+    trainer.remove_callback(PrinterCallback)
     begun = time.perf_counter()
     result = trainer.train()
     seconds = time.perf_counter() - begun
@@ -206,7 +211,8 @@ def train(model, tokenizer, train_rows: list[dict], validation_rows: list[dict],
         raise FloatingPointError(
             f"learning_rate: the loss is {result.training_loss} at {profile.learning_rate}; nothing was saved; lower it"
         )
-    validation_loss = trainer.evaluate()["eval_loss"] if held_out else None
+    last = trainer.state.log_history[-2] if held_out else {}  # the evaluation of the last step, if there was one
+    validation_loss = last.get("eval_loss") or (trainer.evaluate()["eval_loss"] if held_out else None)
     model.save_pretrained(profile.run_dir / "adapter", save_embedding_layers=False)
     return {
         "steps": steps,
