@@ -1,4 +1,4 @@
-# make run · make test · make lab: each sets up what it needs. PROFILE=smoke|laptop|gpu, FRESH=1 forgets an earlier run.
+# make run · make test · make lab: each sets up what it needs. PROFILE=smoke|laptop|gpu, FRESH=1 forgets an earlier run; LAB=--allow-root passes options on.
 PROFILE ?= laptop
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PIP := .venv/bin/python -m pip --disable-pip-version-check
@@ -14,7 +14,7 @@ test: $(READY)
 	@.venv/bin/python -m pytest $(PYTEST)
 
 lab: $(READY)
-	@.venv/bin/jupyter lab notebooks
+	@.venv/bin/jupyter lab notebooks $(LAB)
 
 setup: $(READY)
 

@@ -52,13 +52,13 @@ class Profile(BaseModel):
         return self.name != "smoke"
 
 
-_COMMON = {"batch_size": 4, "learning_rate": 5e-4, "lora_r": 16, "lora_alpha": 32, "max_length": 640, "seed": 0, "quantize": False}
+_COMMON = {"batch_size": 2, "learning_rate": 5e-4, "lora_r": 16, "lora_alpha": 32, "max_length": 640, "seed": 0, "quantize": False}
 _PACKAGED = _COMMON | {"base": "gemma3-270m", "instruct": "smollm2-135m-instruct", "student_from": "base", "teacher": "recorded"}
 _HUB = _COMMON | {"base": "Qwen/Qwen2.5-1.5B", "instruct": "Qwen/Qwen2.5-1.5B-Instruct", "student_from": "instruct", "teacher": "openai"}
 
 PROFILES = {
     "smoke": _PACKAGED | {"train_articles": 8, "test_articles": 2, "epochs": 1, "max_new_tokens": 24},
-    "laptop": _PACKAGED | {"train_articles": 240, "test_articles": 20, "epochs": 1, "max_new_tokens": 288},
+    "laptop": _PACKAGED | {"train_articles": 160, "test_articles": 16, "epochs": 1, "max_new_tokens": 288},
     "gpu": _HUB
     | {"train_articles": 100_000, "test_articles": 1_000, "epochs": 3, "max_new_tokens": 512}
     | {"batch_size": 8, "learning_rate": 2e-4, "max_length": 2048},

@@ -13,25 +13,29 @@ from html import escape
 from pathlib import Path
 
 import papermill
+import psutil
 from nbconvert import HTMLExporter
 from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 
-from workbook.profiles import ROOT, load_profile
+from workbook.models import ALIASES, PACKAGED, ModelError, packaged_folder
+from workbook.profiles import ROOT, Profile, load_profile
 from workbook.report import headline
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("0*.ipynb"))
 
 
 class Line:
-    """One live line: notebook, cell i of n, seconds. On a terminal it ticks; in a log it prints start and end."""
+    """One live line: notebook, cell i of n, seconds. On a terminal it ticks; in a log it prints start and end.
+
+    peak: the most memory, in bytes, that the notebook's processes held together, looked at once a second.
+    """
 
     def __init__(self, name: str):
-        self.name, self.cell, self.cells, self.begun = name, 0, 0, time.monotonic()
+        self.name, self.cell, self.cells, self.begun, self.peak = name, 0, 0, time.monotonic(), 0
         self.live, self.ended = sys.stdout.isatty(), threading.Event()
-        if self.live:
-            threading.Thread(target=self._tick, daemon=True).start()
-        else:
+        threading.Thread(target=self._tick, daemon=True).start()
+        if not self.live:
             print(f"{name:24} started", flush=True)
 
     def _text(self) -> str:
@@ -40,11 +44,20 @@ class Line:
 
     def _tick(self) -> None:
         while not self.ended.wait(1):
-            print(f"\r{self._text()}", end="", flush=True)
+            self.peak = max(self.peak, sum(_resident(child) for child in psutil.Process().children(recursive=True)))
+            if self.live:
+                print(f"\r{self._text()}", end="", flush=True)
 
     def end(self, word: str) -> None:
         self.ended.set()
         print(f"{chr(13) if self.live else ''}{self._text()}   {word}", flush=True)
+
+
+def _resident(process: psutil.Process) -> int:
+    try:
+        return process.memory_info().rss
+    except psutil.Error:  # it ended between the two calls
+        return 0
 
 
 class LiveEngine(NBClientEngine):
@@ -72,13 +85,20 @@ def fingerprints(parameters: dict) -> dict[str, str]:
     """{notebook: a hash of all that decides its result}: the library, the data, the parameters, and the notebooks up to it."""
     digest = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode())
     inputs = [*(ROOT / "lib" / "workbook").glob("*.py"), *(ROOT / "data").rglob("*"), *ROOT.glob("*.txt")]
-    for file in sorted(path for path in inputs if path.is_file()):
+    for file in sorted(path for path in inputs if path.is_file() and "samples" not in path.parts):
         digest.update(file.name.encode() + file.read_bytes())
     prints = {}
     for notebook in NOTEBOOKS:
         digest.update(notebook.read_bytes())
         prints[notebook.stem] = digest.hexdigest()
     return prints
+
+
+def prepare(profile: Profile) -> None:
+    """Convert the packaged models that the profile names, once, where the progress bar can be seen. Raises ModelError."""
+    for name in (profile.base, profile.instruct):
+        if ALIASES.get(name, name) in PACKAGED:
+            packaged_folder(ALIASES.get(name, name))
 
 
 def run(profile: str, run_dir: Path, *, fresh: bool = False) -> int:
@@ -117,7 +137,12 @@ def run(profile: str, run_dir: Path, *, fresh: bool = False) -> int:
         _to_html(executed / f"{name}.ipynb")
         finished = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
         seconds = round(time.monotonic() - LiveEngine.line.begun, 1)
-        done[name] = {"fingerprint": wanted[name], "finished": finished, "seconds": seconds}
+        done[name] = {
+            "fingerprint": wanted[name],
+            "finished": finished,
+            "seconds": seconds,
+            "peak_gib": round(LiveEngine.line.peak / 2**30, 2),
+        }
         temporary = done_file.with_suffix(".tmp")
         temporary.write_text(json.dumps(done, indent=1))
         os.replace(temporary, done_file)
@@ -138,10 +163,10 @@ def _to_html(notebook: Path) -> None:
 
 def _index(run_dir: Path, profile: str, done: dict, report: dict) -> Path:
     """A page that links the notebooks, with the headline table and the report's figure."""
-    rows = "".join(
-        f'<li><a href="notebooks/{name}.html">{name}</a> <small>{done[name]["seconds"] / 60:.1f} minutes</small></li>'
-        for name in (notebook.stem for notebook in NOTEBOOKS)
-    )
+    rows = ""
+    for name in (notebook.stem for notebook in NOTEBOOKS):
+        facts = f"{done[name]['seconds'] / 60:.1f} minutes, {done[name]['peak_gib']:.1f} GiB"
+        rows += f'<li><a href="notebooks/{name}.html">{name}</a> <small>{facts}</small></li>'
     body = (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>Fine-tuning workbook: {profile}</title><style>body{{font:16px/1.6 system-ui,sans-serif;max-width:60rem;margin:2rem auto;"
@@ -162,7 +187,8 @@ def main() -> None:
     options = parser.parse_args()
     try:
         profile = load_profile(options.profile, run_dir=options.run_dir)
-    except ValueError as error:
+        prepare(profile)
+    except (ValueError, ModelError) as error:
         raise SystemExit(str(error)) from None
     raise SystemExit(run(profile.name, profile.run_dir, fresh=options.fresh))
 

@@ -88,7 +88,7 @@ def loss_curve(path: Path | str):
 def bars(values: dict[str, float], ylabel: str, title: str = ""):
     """One bar per name with its value on top. Returns the axes."""
     _, axes = plt.subplots()
-    drawn = axes.bar(list(values), list(values.values()), color=[COLOURS[i % len(COLOURS)] for i in range(len(values))])
+    drawn = axes.bar(list(values), list(values.values()), color=COLOURS[0])
     axes.bar_label(drawn, fmt="{:,.4g}", padding=3)
     axes.set(ylabel=ylabel, title=title)
     axes.margins(y=0.15)

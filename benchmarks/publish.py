@@ -1,0 +1,80 @@
+"""Take what the repository shows and carries from a finished run: `python benchmarks/publish.py runs/laptop`.
+
+Writes data/samples/ (training files and adapter, so that each notebook runs alone), docs/scores.png, the two tables between their
+marks in README.md, and the line "Measured" of each notebook. The adapter's numbers are stored in bfloat16, which halves its file.
+"""
+
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+
+ROOT = Path(__file__).parents[1]
+
+
+def samples(run: Path, target: Path) -> None:
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(run / "distilled", target / "distilled")
+    (target / "adapter").mkdir()
+    shutil.copy(run / "adapter" / "adapter_config.json", target / "adapter")
+    weights = {name: tensor.bfloat16() for name, tensor in load_file(run / "adapter" / "adapter_model.safetensors").items()}
+    save_file(weights, target / "adapter" / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
+def score_table(report: dict) -> str:
+    names = report["headline"]
+    lines = [f"| {report['articles']} test articles | " + " | ".join(report["columns"][name] for name in names) + " |"]
+    lines.append("|---|" + "---|" * len(names))
+    for system, scores in report["scores"].items():
+        cells = (f"{scores[n]['mean']:.1f} [{scores[n]['low']:.1f}, {scores[n]['high']:.1f}]" for n in names)
+        lines.append(f"| {system} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def time_table(done: dict) -> str:
+    lines = ["| notebook | minutes | peak memory |", "|---|---|---|"]
+    for name, facts in done.items():
+        lines.append(f"| {name} | {facts['seconds'] / 60:.1f} | {facts['peak_gib']:.1f} GiB |")
+    lines.append(f"| all five | {sum(facts['seconds'] for facts in done.values()) / 60:.1f} | |")
+    return "\n".join(lines)
+
+
+def fill(text: str, mark: str, content: str) -> str:
+    """`text` with `content` between <!-- mark --> and <!-- /mark -->."""
+    filled, times = re.subn(f"(<!-- {mark} -->\n).*?(\n<!-- /{mark} -->)", lambda m: m[1] + content + m[2], text, flags=re.DOTALL)
+    if times != 1:
+        raise SystemExit(f"README.md: expected the mark <!-- {mark} --> once, found it {times} times")
+    return filled
+
+
+def measured(notebook: Path, facts: dict, profile: str) -> None:
+    """Write a notebook's minutes and peak memory into its first cell."""
+    content = json.loads(notebook.read_text(encoding="utf-8"))
+    line = f"**Measured:** {facts['seconds'] / 60:.1f} minutes, {facts['peak_gib']:.1f} GiB of memory, in `{profile}` on two CPU cores.\n"
+    source = content["cells"][0]["source"]
+    content["cells"][0]["source"] = [line if part.startswith("**Measured:**") else part for part in source]
+    notebook.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    if len(sys.argv) != 2:
+        raise SystemExit("usage: python benchmarks/publish.py RUN_FOLDER")
+    run = Path(sys.argv[1])
+    report = json.loads((run / "report.json").read_text(encoding="utf-8"))
+    done = json.loads((run / "done.json").read_text(encoding="utf-8"))
+    if not report["meaningful"]:
+        raise SystemExit(f"{run}: a smoke run is not a result; run another profile")
+    samples(run, ROOT / "data" / "samples")
+    shutil.copy(run / "scores.png", ROOT / "docs" / "scores.png")
+    for name, facts in done.items():
+        measured(ROOT / "notebooks" / f"{name}.ipynb", facts, report["profile"])
+    readme = ROOT / "README.md"
+    text = fill(fill(readme.read_text(encoding="utf-8"), "scores", score_table(report)), "times", time_table(done))
+    readme.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
