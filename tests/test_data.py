@@ -51,6 +51,12 @@ def test_gold_is_grounded_and_whole_events():
         assert not ARTICLE_DIGEST.wrong_language(record), key
 
 
+def test_intake_gold_is_english_and_of_known_chats():
+    gold, ids = dataset.gold_records(PATIENT_INTAKE), {row["id"] for row in dataset.read_rows(PATIENT_INTAKE)}
+    assert len(gold) >= 30 and set(gold) <= ids
+    assert all(record.model_dump_json().isascii() for record in gold.values())
+
+
 def test_no_sentence_stands_in_two_events():
     seen = {}
     for row in dataset.read_rows(ARTICLE_DIGEST):

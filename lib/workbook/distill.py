@@ -107,16 +107,23 @@ def distill(task: Task, rows: list[dict], teacher: Teacher, run_dir: Path, *, at
     return ledger
 
 
+def ask_once(teacher: Teacher, cache: Cache, messages: list[dict], schema: type[BaseModel]) -> tuple[Reply, bool]:
+    """(the teacher's reply to `messages`, whether it came from the cache); a new reply is on the disk before it is returned."""
+    request = teacher.request(messages, schema)
+    key = Cache.key(request)
+    known = key in cache.replies
+    if not known:
+        cache.add(key, teacher.ask(request))
+    return cache.replies[key], known
+
+
 def _label(task: Task, source: str, teacher: Teacher, cache: Cache, line: dict, attempts: int) -> None:
     """Fill a ledger line: ask, judge, and ask again with the complaint, at most `attempts` times."""
     messages = messages_for(task, source)
     while line["attempts"] < attempts and not line["accepted"]:
-        request = teacher.request(messages, task.schema)
-        key, begun = Cache.key(request), time.perf_counter()
-        if key not in cache.replies:
-            cache.add(key, teacher.ask(request))
-            line["from_cache"] = False
-        reply = cache.replies[key]
+        begun = time.perf_counter()
+        reply, known = ask_once(teacher, cache, messages, task.schema)
+        line["from_cache"] &= known
         record, reason, complaint = judge(task, reply, source)
         line["attempts"] += 1
         line["seconds"] = round(line["seconds"] + time.perf_counter() - begun, 4)
