@@ -123,7 +123,7 @@ ARTICLE_DIGEST = Task(
 - title: a headline in Arabic, at most 120 characters, not copied from the first sentence.
 - category: the one that the event itself belongs to, not the setting.
 - keywords: 3 to 5 words or short phrases, in Arabic, exactly as they stand in the article.
-- entities: up to 6 of the most important, the name exactly as it stands in the article; type is person, organization, \
+- entities: 3 to 5, the most important ones, the name exactly as it stands in the article; type is person, organization, \
 location, date or number (a number with its unit).
 - summary: one or two sentences in Arabic, shorter than a third of the article; nothing that the article does not say.
 - translation: that summary in English, complete, in plain news English.
