@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import sys
 import time
 from collections import Counter
 from dataclasses import asdict
@@ -95,7 +96,7 @@ def distill(task: Task, rows: list[dict], teacher: Teacher, run_dir: Path, *, at
     """
     cache = Cache(run_dir / "teacher_cache.jsonl")
     skipped, ledger = unusable(task, rows), []
-    for row in tqdm(rows, desc=f"teacher {teacher.name}", unit="row", disable=not progress, mininterval=1):
+    for row in tqdm(rows, desc=f"teacher {teacher.name}", unit="row", disable=not progress, mininterval=1, file=sys.stdout):
         line = {"id": row["id"], "source": source_of(row), "accepted": False, "reasons": [], "attempts": 0}
         line |= {"prompt_tokens": 0, "completion_tokens": 0, "from_cache": True, "seconds": 0.0, "record": None}
         if row["id"] in skipped:

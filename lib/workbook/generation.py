@@ -1,5 +1,6 @@
 """Greedy answers in batches: sorted by length, padded on the left, each row ending where its JSON object closes."""
 
+import sys
 from collections.abc import Iterable
 
 import torch
@@ -47,7 +48,7 @@ def generate(model, tokenizer, prompts: Iterable[str], *, max_new_tokens: int, b
     lengths = [len(ids) for ids in tokenizer(prompts, add_special_tokens=not chat)["input_ids"]] if prompts else []
     by_length = sorted(range(len(prompts)), key=lengths.__getitem__)
     answers: list[dict] = [{}] * len(prompts)
-    with tqdm(total=len(prompts), desc=progress, disable=not progress, unit="answer", mininterval=1) as bar:
+    with tqdm(total=len(prompts), desc=progress, disable=not progress, unit="answer", mininterval=1, file=sys.stdout) as bar:
         for first in range(0, len(by_length), batch_size):
             rows = by_length[first : first + batch_size]
             batch = tokenizer(

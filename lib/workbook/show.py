@@ -61,14 +61,19 @@ def mask(runs: list[tuple[str, bool]]) -> HTML:
 
 
 def side_by_side(columns: dict[str, str]) -> HTML:
-    """Texts beside each other under their titles, each in its own direction."""
+    """Texts beside each other under their titles, each line in its own direction."""
     head = "".join(f'<th style="text-align:center">{html.escape(title)}</th>' for title in columns)
     cells = "".join(
-        f'<td dir="{_direction(part)}" style="vertical-align:top;text-align:start;white-space:pre-wrap;overflow-wrap:anywhere;'
-        f'max-width:{90 // len(columns)}vw">{html.escape(part)}</td>'
-        for part in columns.values()
+        f'<td style="vertical-align:top;text-align:start;overflow-wrap:anywhere;max-width:{90 // len(columns)}vw">{_lines(content)}</td>'
+        for content in columns.values()
     )
     return HTML(f'<table style="table-layout:fixed;width:100%"><tr>{head}</tr><tr>{cells}</tr></table>')
+
+
+def _lines(content: str) -> str:
+    return "".join(
+        f'<div dir="{_direction(line)}" style="text-align:start">{html.escape(line) or "&nbsp;"}</div>' for line in content.split("\n")
+    )
 
 
 def loss_curve(path: Path | str):
