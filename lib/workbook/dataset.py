@@ -1,5 +1,6 @@
 """Rows in and out of JSONL, a split that cannot leak, and the exact prompt bytes that every later stage uses."""
 
+import argparse
 import hashlib
 import json
 import os
@@ -165,3 +166,20 @@ def write_llamafactory(folder: Path, task: Task, rows: list[dict], profile, mode
     }
     (folder / "train.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
     return folder
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m workbook.dataset", description="Check the data that the workbook carries.")
+    parser.add_argument("command", choices=["check"])
+    parser.add_argument("folder", type=Path, help="a folder laid out like data/")
+    options = parser.parse_args()
+    from workbook import audit  # it needs this module
+
+    try:
+        raise SystemExit(audit.main(options.folder))
+    except (OSError, ValueError) as error:
+        raise SystemExit(str(error)) from None
+
+
+if __name__ == "__main__":
+    main()

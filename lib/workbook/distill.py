@@ -1,52 +1,21 @@
 """Articles to labels: every reply is on disk before it is used, and every article is accounted for in a ledger."""
 
-import hashlib
 import json
-import os
 import sys
-import time
-from collections import Counter
-from dataclasses import asdict
+from collections import Counter, deque
 from pathlib import Path
 
+import anyio
+from aiolimiter import AsyncLimiter
+from anyio.from_thread import start_blocking_portal
 from pydantic import BaseModel, ValidationError
 from tqdm import tqdm
 
-from workbook import text
-from workbook.dataset import read_jsonl, source_of, write_jsonl
+from workbook.cache import Cache, Reply
+from workbook.costs import Budget, Price, most
+from workbook.dataset import source_of, write_jsonl
 from workbook.tasks import Task
-from workbook.teacher import Reply, Teacher, messages_for
-
-SHORTEST = 20  # words; below this there is nothing to summarise
-
-
-class Cache:
-    """Replies by the sha256 of their request, in an append-only JSONL file; a line is on the disk before it counts."""
-
-    def __init__(self, path: Path):
-        self.path, self.replies = path, {}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            self._drop_half_line()
-            self.replies = {row["key"]: Reply(**row["reply"]) for row in read_jsonl(path)}
-
-    def _drop_half_line(self) -> None:
-        """A process killed while writing leaves a line without its end: cut it off, its reply is asked for again."""
-        content = self.path.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
-        if len(whole) < len(content):
-            self.path.write_bytes(whole)
-
-    @staticmethod
-    def key(request: dict) -> str:
-        return hashlib.sha256(json.dumps(request, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
-
-    def add(self, key: str, reply: Reply) -> None:
-        with self.path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps({"key": key, "reply": asdict(reply)}, ensure_ascii=False) + "\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-        self.replies[key] = reply
+from workbook.teacher import RowError, Teacher, TeacherError, messages_for
 
 
 def judge(task: Task, reply: Reply, source: str) -> tuple[BaseModel | None, str, str]:
@@ -71,76 +40,204 @@ def judge(task: Task, reply: Reply, source: str) -> tuple[BaseModel | None, str,
     return record, "", ""
 
 
-def unusable(task: Task, rows: list[dict]) -> dict[str, str]:
-    """{id: reason} for rows that are not worth a call: too_short, off_language, or duplicate of an earlier row."""
-    reasons, seen = {}, {}
-    for row in rows:
-        source = task.render(row)
-        same = text.normalise(source)
-        if len(source.split()) < SHORTEST:
-            reasons[row["id"]] = "too_short"
-        elif text.language(source) != "ar":
-            reasons[row["id"]] = "off_language"
-        elif same in seen:
-            reasons[row["id"]] = "duplicate"
-        seen.setdefault(same, row["id"])
-    return reasons
+def walk(task: Task, source: str, teacher: Teacher, cache: Cache, attempts: int = 2) -> tuple[dict, dict | None]:
+    """(what the replies on disk say of one text, the request still missing): the request is None once the text is settled.
 
-
-def distill(task: Task, rows: list[dict], teacher: Teacher, run_dir: Path, *, attempts: int = 2, progress: bool = True) -> list[dict]:
-    """Label `rows` and write run_dir/ledger.jsonl, one line per row in the order of `rows`; returns its lines.
-
-    A line: id, source, accepted, reasons (one per refused reply), attempts, prompt_tokens, completion_tokens (both over all
-    attempts), from_cache, seconds, record. Replies are kept in run_dir/teacher_cache.jsonl: a second run asks nothing,
-    and a run that was killed goes on where it stopped. Raises TeacherError; what was answered by then stays.
+    A refused reply is sent back with the complaint, at most `attempts` times in all. The notebook's loop and the batch job
+    (`batch.py`) both go by this, so a reply counts the same wherever it came from.
     """
-    cache = Cache(run_dir / "teacher_cache.jsonl")
-    skipped, ledger = unusable(task, rows), []
-    for row in tqdm(rows, desc=f"teacher {teacher.name}", unit="row", disable=not progress, mininterval=1, file=sys.stdout):
-        line = {"id": row["id"], "source": source_of(row), "accepted": False, "reasons": [], "attempts": 0}
-        line |= {"prompt_tokens": 0, "completion_tokens": 0, "from_cache": True, "seconds": 0.0, "record": None}
-        if row["id"] in skipped:
-            line["reasons"] = [skipped[row["id"]]]
-        else:
-            _label(task, task.render(row), teacher, cache, line, attempts)
-        ledger.append(line)
-    write_jsonl(run_dir / "ledger.jsonl", ledger)
-    return ledger
-
-
-def ask_once(teacher: Teacher, cache: Cache, messages: list[dict], schema: type[BaseModel]) -> tuple[Reply, bool]:
-    """(the teacher's reply to `messages`, whether it came from the cache); a new reply is on the disk before it is returned."""
-    request = teacher.request(messages, schema)
-    key = Cache.key(request)
-    known = key in cache.replies
-    if not known:
-        cache.add(key, teacher.ask(request))
-    return cache.replies[key], known
-
-
-def _label(task: Task, source: str, teacher: Teacher, cache: Cache, line: dict, attempts: int) -> None:
-    """Fill a ledger line: ask, judge, and ask again with the complaint, at most `attempts` times."""
+    line = {"accepted": False, "reasons": [], "attempts": 0, "prompt_tokens": 0, "completion_tokens": 0}
+    line |= {"usd": 0.0, "seconds": 0.0, "structured": "", "record": None}
     messages = messages_for(task, source)
     while line["attempts"] < attempts and not line["accepted"]:
-        begun = time.perf_counter()
-        reply, known = ask_once(teacher, cache, messages, task.schema)
-        line["from_cache"] &= known
+        request = teacher.request(messages, task.schema)
+        if (reply := cache.get(request)) is None:
+            return line, request
         record, reason, complaint = judge(task, reply, source)
         line["attempts"] += 1
-        line["seconds"] = round(line["seconds"] + time.perf_counter() - begun, 4)
         line["prompt_tokens"] += reply.prompt_tokens
         line["completion_tokens"] += reply.completion_tokens
+        line["seconds"] = round(line["seconds"] + reply.seconds, 3)
+        line["structured"] = reply.structured
         if record is not None:
             line |= {"accepted": True, "record": record.model_dump(mode="json")}
         else:
             line["reasons"] = [*line["reasons"], reason]
             messages = messages_for(task, source, reply.text, complaint)
+    return line, None
+
+
+def distill(
+    task: Task,
+    rows: list[dict],
+    teacher: Teacher,
+    run_dir: Path,
+    *,
+    refused: dict[str, str] | None = None,
+    attempts: int = 2,
+    budget_usd: float = 0,
+    concurrency: int = 8,
+    requests_per_minute: float = 500,
+    tokens_per_minute: float = 200_000,
+    progress: bool = True,
+) -> list[dict]:
+    """Label `rows` and write run_dir/ledger.jsonl, one line per row; returns its lines.
+
+    A line: id, source, words, accepted, reasons (one per refused reply), attempts, prompt_tokens, completion_tokens and usd (over
+    all attempts, what an earlier run paid included), seconds the server took, structured ('schema', or 'prompt' where the server
+    refused to be held to one), requests sent now, record.
+    refused: {id: reason} of rows that cleaning dropped; they get a line too. budget_usd: the sum that all replies in this folder
+    may cost, 0 for none. The two limits per minute are the provider's; a token counts when its request starts, at the most it can be.
+
+    Replies are kept in run_dir/teacher_cache.jsonl: a second run asks nothing, and a run that was killed goes on where it stopped.
+    Raises TeacherError when the teacher cannot go on or the budget does not allow the next request; what is on its way
+    is waited for and kept, and the ledger says which rows were not asked.
+    """
+    cache = Cache(run_dir / "teacher_cache.jsonl")
+    with cache.lock():
+        budget = Budget(budget_usd, teacher.price, paid(cache, teacher.price))
+        sources = {row["id"]: task.render(row) for row in rows}
+        lines = {row["id"]: _head(row, sources[row["id"]]) for row in rows}
+        bar = tqdm(total=len(rows), desc=f"teacher {teacher.name}", unit="row", disable=not progress, mininterval=1, file=sys.stdout)
+        limits = AsyncLimiter(requests_per_minute, 60), AsyncLimiter(tokens_per_minute, 60)
+        work = _Work(task, teacher, cache, budget, limits, sources, lines, bar, attempts)
+        try:
+            with start_blocking_portal() as portal:
+                portal.call(work.run, concurrency)
+        finally:
+            bar.close()
+            dropped = [_head({"id": key}, "") | {"reasons": [why]} for key, why in (refused or {}).items()]
+            ledger = [*lines.values(), *dropped]
+            write_jsonl(run_dir / "ledger.jsonl", ledger)
+    if work.stopped:
+        done = sum(bool(line["accepted"] or line["reasons"]) for line in lines.values())
+        raise TeacherError(f"{work.stopped}; {done} of {len(rows)} rows are settled and kept for the next run")
+    return ledger
+
+
+def _head(row: dict, source: str) -> dict:
+    line = {"id": row["id"], "source": source_of(row), "words": len(source.split()), "accepted": False, "reasons": [], "attempts": 0}
+    return line | {
+        "prompt_tokens": 0,
+        "completion_tokens": 0,
+        "usd": 0.0,
+        "seconds": 0.0,
+        "structured": "",
+        "sent": 0,
+        "record": None,
+    }
+
+
+class _Work:
+    """The rows still to label, shared by a few workers; `stopped` says why no new request starts, '' if all is well."""
+
+    def __init__(self, task, teacher, cache, budget, limits, sources, lines, bar, attempts):
+        self.task, self.teacher, self.cache, self.budget, self.limits = task, teacher, cache, budget, limits
+        self.sources, self.lines, self.bar, self.attempts = sources, lines, bar, attempts
+        self.waiting, self.stopped = deque(lines), ""
+
+    async def run(self, concurrency: int) -> None:
+        async with self.teacher.connect() as client, anyio.create_task_group() as group:
+            for _ in range(concurrency):
+                group.start_soon(self._worker, client)
+
+    async def _worker(self, client) -> None:
+        while self.waiting and not self.stopped:
+            await self._label(client, self.waiting.popleft())
+            self.bar.set_postfix_str(f"{self.budget.spent:.4f} USD", refresh=False)
+            self.bar.update()
+
+    async def _label(self, client, key: str) -> None:
+        """Settle one row: send what is missing, one request after the other, until it is accepted or given up."""
+        sent = 0
+        while True:
+            known, request = walk(self.task, self.sources[key], self.teacher, self.cache, self.attempts)
+            known["usd"] = self.teacher.price.usd(known["prompt_tokens"], known["completion_tokens"])
+            self.lines[key] |= known | {"sent": sent}
+            if request is None or self.stopped:
+                return
+            try:
+                await self._send(client, request)
+            except RowError as error:
+                self.lines[key]["reasons"] = [*known["reasons"], "not_taken"]
+                self.bar.write(f"{key}: {error}", file=sys.stdout)
+                return
+            except TeacherError as error:
+                self.stopped = self.stopped or str(error)
+                return
+            sent += 1
+
+    async def _send(self, client, request: dict) -> None:
+        """Send within the limits and the budget; the reply is in the cache when this returns. Raises TeacherError."""
+        by_request, by_token = self.limits
+        await by_request.acquire()
+        await by_token.acquire(min(most(request, Price(1e6, 1e6)), by_token.max_rate))
+        amount = self.budget.reserve(request)
+        if amount is None:
+            limit, spent = f"budget_usd {self.budget.usd:g}", self.budget.spent + self.budget.on_the_way
+            raise TeacherError(f"{limit}: the next request could pass it (spent: {spent:.4f} USD); raise it and run again to go on")
+        reply = Reply("", "", 0, 0)
+        try:
+            reply = await self.teacher.send(client, request)
+            self.cache.add(request, reply)
+        finally:
+            self.budget.settle(amount, reply.prompt_tokens, reply.completion_tokens)
+
+
+def paid(cache: Cache, price: Price) -> float:
+    """What all replies in the cache cost, in USD."""
+    return sum(price.usd(reply.prompt_tokens, reply.completion_tokens) for reply in cache.replies.values())
+
+
+def ask_once(teacher: Teacher, cache: Cache, messages: list[dict], schema: type[BaseModel]) -> tuple[Reply, bool]:
+    """(the teacher's reply to `messages`, whether it came from the cache); a new reply is on the disk before it is returned."""
+    request = teacher.request(messages, schema)
+    if (reply := cache.get(request)) is not None:
+        return reply, True
+    cache.add(request, teacher.ask(request))
+    return cache.get(request), False
+
+
+def estimate(task: Task, rows: list[dict], teacher: Teacher, run_dir: Path, tokenizer) -> dict:
+    """What labelling `rows` will take, before the first call: requests, known (on disk already), tokens in and out, usd.
+
+    Prompt tokens are counted with `tokenizer`, which need not be the teacher's. A reply is taken to be as long as the known
+    replies are, or as long as its text where none is known; second attempts are not foreseen. why_again: {'schema': n, ...} for texts
+    that are on disk under another model, instruction, schema or decoding.
+    """
+    cache, asked, again, known = Cache(run_dir / "teacher_cache.jsonl"), [], Counter(), 0
+    for row in rows:
+        line, request = walk(task, task.render(row), teacher, cache)
+        known += request is None
+        if request is not None:
+            asked.append("\n".join(message["content"] for message in request["messages"]))
+            again.update(cache.changed(request) if not line["attempts"] else [])
+    count = lambda texts: sum(len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]) if texts else 0  # noqa: E731
+    replies = [reply.completion_tokens for reply in cache.replies.values()]
+    shared = count([task.system_prompt()]) * len(asked)
+    tokens_in = count(asked)
+    tokens_out = len(asked) * sum(replies) / len(replies) if replies else tokens_in - shared
+    found = {"requests": len(asked), "known": known, "tokens_in": tokens_in, "tokens_out": round(tokens_out)}
+    return found | {"usd": teacher.price.usd(tokens_in, tokens_out), "why_again": dict(again)}
 
 
 def yield_by_reason(ledger: list[dict]) -> dict[str, int]:
-    """How many rows ended how: 'accepted', 'accepted after repair', or 'refused: ' and the last reason."""
-    outcome = (
-        ("accepted" if line["attempts"] == 1 else "accepted after repair") if line["accepted"] else f"refused: {line['reasons'][-1]}"
-        for line in ledger
-    )
-    return dict(Counter(outcome).most_common())
+    """How many rows ended how: 'accepted', 'accepted after repair', 'not asked', or 'refused: ' and the last reason."""
+    return dict(Counter(map(outcome, ledger)).most_common())
+
+
+def outcome(line: dict) -> str:
+    """How one line of the ledger ended."""
+    if line["accepted"]:
+        return "accepted" if line["attempts"] == 1 else "accepted after repair"
+    return f"refused: {line['reasons'][-1]}" if line["reasons"] else "not asked"
+
+
+def main() -> None:
+    from workbook import batch  # it needs this module
+
+    batch.main()
+
+
+if __name__ == "__main__":
+    main()

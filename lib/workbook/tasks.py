@@ -71,12 +71,15 @@ class Task:
     instruction  the few words the student is trained with; the same bytes in training, evaluation and serving
     guidance     the full instructions for the teacher and for untuned models; the JSON schema is added to them
     data         JSONL file of rows, each with an "id"; rows that tell the same event share a "source"
+    raw          the rows as they arrived, before `cleaning.py`; notebook 03 starts there, or from `data` where there is none
     recordings   JSONL file of recorded teacher replies (see `teacher.py`)
     gold         JSONL file of {"id", "record"}: reference labels made independently of the teacher; its rows are the test split
     render       row -> the text that a model reads
     grounded     record -> the strings that must stand in the source text
     languages    field -> 'ar' or 'en': the language that field must be in
     numbers_in   fields whose numbers must all stand in the source text
+    source_language  'ar' or 'en' if all sources are in one language: others are dropped as off_language
+    prose        True if a source that does not end like a sentence was cut off
     """
 
     name: str
@@ -84,12 +87,15 @@ class Task:
     instruction: str
     guidance: str
     data: Path
+    raw: Path | None = None
     recordings: Path | None = None
     gold: Path | None = None
     render: Callable[[dict], str] = lambda row: row["text"]
     grounded: Callable[[BaseModel], list[str]] = lambda record: []
     languages: dict[str, str] = field(default_factory=dict)
     numbers_in: tuple[str, ...] = ()
+    source_language: str = ""
+    prose: bool = False
 
     def system_prompt(self) -> str:
         """The teacher's system message: the guidance, then the schema as compact JSON."""
@@ -129,11 +135,14 @@ location, date or number (a number with its unit).
 - translation: that summary in English, complete, in plain news English.
 Keep every number in digits if the article has it in digits, and in words if it has it in words.""",
     data=DATA / "articles.jsonl",
+    raw=DATA / "articles_raw.jsonl",
     recordings=DATA / "teacher" / "article_digest.jsonl",
     gold=DATA / "gold" / "article_digest.jsonl",
     grounded=lambda record: [*record.keywords, *(entity.name for entity in record.entities)],
     languages={"title": "ar", "summary": "ar", "translation": "en"},
     numbers_in=("title", "summary", "translation"),
+    source_language="ar",
+    prose=True,
 )
 
 PATIENT_INTAKE = Task(
@@ -155,6 +164,7 @@ Do not diagnose and do not add what was not said.""",
     gold=DATA / "gold" / "patient_intake.jsonl",
     render=conversation,
     languages={"chief_complaint": "en", "follow_up": "en"},
+    source_language="ar",
 )
 
 TASKS = {task.name: task for task in (ARTICLE_DIGEST, PATIENT_INTAKE)}

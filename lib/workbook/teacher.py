@@ -4,78 +4,130 @@
 answers it from a file of replies (https://github.com/openai/openai-python, "Configuring the HTTP client"). No port is opened.
 """
 
-import hashlib
 import json
 import os
+import re
+import time
 from collections import Counter
-from dataclasses import dataclass
 
 import httpx2
 import openai
+from anyio.from_thread import start_blocking_portal
 
+from workbook.cache import Reply, digest
+from workbook.costs import Price, price_of
 from workbook.dataset import read_jsonl, read_rows
 from workbook.tasks import Task
 
+LONGEST = 1024  # tokens of one reply; it is part of what a request may cost
+RETRIES = 6  # with a growing pause and chance in it, or as long as the server's retry-after says; the openai package does that
 LIVE = {
-    "openai": {"base_url": None, "key": "OPENAI_API_KEY", "model": "gpt-4o-mini"},
+    "openai": {
+        "base_url": None,
+        "key": "OPENAI_API_KEY",
+        "model": "gpt-4o-mini",
+        "decoding": {"temperature": 0, "max_completion_tokens": LONGEST},
+    },
     "gemini": {
         "base_url": "https://generativelanguage.googleapis.com/v1beta/openai/",
         "key": "GEMINI_API_KEY",
         "model": "gemini-2.5-flash",
+        "decoding": {"temperature": 0, "max_tokens": LONGEST, "reasoning_effort": "none"},
     },
-    "local": {"base_url": "WORKBOOK_TEACHER_URL", "key": "WORKBOOK_TEACHER_KEY", "model": "WORKBOOK_TEACHER_MODEL"},
+    "local": {
+        "base_url": "WORKBOOK_TEACHER_URL",
+        "key": "WORKBOOK_TEACHER_KEY",
+        "model": "WORKBOOK_TEACHER_MODEL",
+        "decoding": {"temperature": 0, "max_tokens": LONGEST},
+    },
 }
+PROVIDER = {"openai": "openai", "gemini": "google", "recorded": "openai"}
 HOW_TO_GO_LIVE = (
     "For a live teacher set teacher=openai with OPENAI_API_KEY, teacher=gemini with GEMINI_API_KEY, "
     "or teacher=local with WORKBOOK_TEACHER_URL and WORKBOOK_TEACHER_MODEL in the environment."
 )
+_ABOUT_FORMAT = re.compile("response_format|json_schema|schema|structured|guided|grammar", re.IGNORECASE)
 
 
 class TeacherError(RuntimeError):
     """The teacher cannot answer; the message says why and what to do."""
 
 
-@dataclass(frozen=True)
-class Reply:
-    """One raw reply: its text, why it ended ('stop', 'length', ...), and the tokens it is charged for."""
-
-    text: str
-    finish_reason: str
-    prompt_tokens: int
-    completion_tokens: int
+class RowError(TeacherError):
+    """The teacher refuses this one request; others may pass."""
 
 
 class Teacher:
-    """A named teacher: `ask` sends messages and a JSON schema, and returns the raw reply unjudged."""
+    """A named teacher: `ask` sends messages and a JSON schema, and returns the raw reply unjudged.
 
-    def __init__(self, name: str, model: str, client: openai.OpenAI):
-        self.name, self.model, self.client = name, model, client
+    price: what it charges; a recorded teacher is priced as gpt-4o-mini, so that the sums mean something.
+    structured: False once the server has refused a response_format; from then on the schema is only in the prompt.
+    """
+
+    def __init__(self, name: str, model: str, price: Price, decoding: dict, **client):
+        self.name, self.model, self.price, self.decoding, self.client, self.structured = name, model, price, decoding, client, True
 
     def request(self, messages: list[dict], schema: type) -> dict:
-        """Everything that decides the reply; `distill.py` keys its cache on it."""
+        """Everything that decides the reply; `cache.py` keys on it."""
         wanted = {"name": schema.__name__, "schema": strict_schema(schema), "strict": True}
         response_format = {"type": "json_schema", "json_schema": wanted}
-        return {"model": self.model, "messages": messages, "response_format": response_format, "temperature": 0}
+        return {"model": self.model, "messages": messages, "response_format": response_format} | self.decoding
 
-    def ask(self, request: dict) -> Reply:
-        """Send one request. Raises TeacherError if the teacher cannot be reached, refuses the key or has no recording."""
+    def connect(self) -> openai.AsyncOpenAI:
+        """A client for one event loop; close it after use."""
+        return openai.AsyncOpenAI(**self.client)
+
+    async def send(self, client: openai.AsyncOpenAI, request: dict) -> Reply:
+        """Send one request. Raises RowError for a request that the server does not take, else TeacherError."""
+        begun = time.perf_counter()
+        bare = {name: value for name, value in request.items() if name != "response_format"}
+        structured = self.structured
         try:
-            answer = self.client.chat.completions.create(**request)
+            try:
+                answer = await client.chat.completions.create(**(request if structured else bare))
+            except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+                if not (structured and _ABOUT_FORMAT.search(_reason(error))):
+                    raise
+                answer = await client.chat.completions.create(**bare)
+                self.structured = structured = False
+        except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+            raise RowError(f"teacher {self.name}: {_reason(error)}") from None
         except openai.APIError as error:
             raise TeacherError(f"teacher {self.name}: {_reason(error)}") from None
-        choice, usage = answer.choices[0], answer.usage
-        text = choice.message.content or choice.message.refusal or ""
-        return Reply(text, choice.finish_reason, usage.prompt_tokens if usage else 0, usage.completion_tokens if usage else 0)
+        return read_reply(answer.model_dump(), time.perf_counter() - begun, "schema" if structured else "prompt")
+
+    def ask(self, request: dict) -> Reply:
+        """`send` for one request, from code that is not asynchronous; also inside a notebook, whose own loop is running."""
+
+        async def once():
+            async with self.connect() as client:
+                return await self.send(client, request)
+
+        with start_blocking_portal() as portal:
+            return portal.call(once)
+
+
+def read_reply(answer: dict, seconds: float, structured: str) -> Reply:
+    """A `Reply` from a chat completion as the protocol has it, alone or inside a batch."""
+    choice, usage = answer["choices"][0], answer.get("usage") or {}
+    text = choice["message"].get("content") or choice["message"].get("refusal") or ""
+    tokens = usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0)
+    return Reply(text, choice["finish_reason"], *tokens, round(seconds, 3), structured)
 
 
 def _reason(error: openai.APIError) -> str:
     """What went wrong, without the request: a request can hold a key."""
-    if isinstance(error, openai.AuthenticationError):
+    if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
         return "the server does not accept the key; check the variable that holds it"
+    if isinstance(error, openai.APITimeoutError):
+        return "the server took too long; try again later, or lower concurrency"
     if isinstance(error, openai.APIConnectionError):
         return "no connection to the server; check the network or the address"
     body = error.body if isinstance(error.body, dict) else {}
-    return body.get("message") or type(error).__name__
+    message = body.get("message") or body.get("detail") or type(error).__name__
+    if isinstance(error, openai.RateLimitError):
+        return f"the server's limit is reached ({message}); lower requests_per_minute, or wait and run again: nothing is asked twice"
+    return str(message)
 
 
 def strict_schema(schema: type) -> dict:
@@ -104,24 +156,29 @@ def messages_for(task: Task, source: str, bad_reply: str = "", complaint: str = 
     return messages
 
 
-def open_teacher(name: str, task: Task, environment: dict[str, str] = os.environ) -> Teacher:
+def open_teacher(name: str, task: Task, environment: dict[str, str] = os.environ, price: Price | None = None) -> Teacher:
     """The teacher called `name`: 'recorded', 'openai', 'gemini' or 'local'. Keys come from the environment only.
 
+    price: instead of the list price; a local teacher costs nothing unless it says otherwise.
     Raises TeacherError naming the variable that is missing.
     """
     if name == "recorded":
-        client = openai.OpenAI(api_key="recorded", base_url="http://recorded.invalid/v1", max_retries=0, http_client=_recorded(task))
-        return Teacher("recorded", "recorded", client)
+        price = price or price_of("gpt-4o-mini", "openai")
+        client = {"api_key": "recorded", "base_url": "http://recorded.invalid/v1", "max_retries": 0}
+        return Teacher(name, "recorded", price, {"temperature": 0, "max_tokens": LONGEST}, **client, http_client=_recorded(task))
     if name not in LIVE:
         raise TeacherError(f"teacher: no teacher is called {name!r}; known: recorded, {', '.join(LIVE)}")
     preset = dict(LIVE[name])
     if name == "local":
-        for field in ("base_url", "model"):
-            preset[field] = _need(environment, preset[field], name)
+        for part in ("base_url", "model"):
+            preset[part] = _need(environment, preset[part], name)
         key = environment.get(preset["key"], "none")
+        price = price or Price(0, 0)
     else:
         key = _need(environment, preset["key"], name)
-    return Teacher(name, preset["model"], openai.OpenAI(api_key=key, base_url=preset["base_url"], timeout=60))
+        price = price or price_of(preset["model"], PROVIDER[name])
+    client = {"api_key": key, "base_url": preset["base_url"], "timeout": 60, "max_retries": RETRIES}
+    return Teacher(name, preset["model"], price, preset["decoding"], **client)
 
 
 def _need(environment, variable: str, name: str) -> str:
@@ -130,9 +187,9 @@ def _need(environment, variable: str, name: str) -> str:
     return environment[variable]
 
 
-def _recorded(task: Task) -> httpx2.Client:
+def _recorded(task: Task) -> httpx2.MockTransport:
     """An HTTP client that answers from the task's recordings: the user's first message finds them, its repeats count up."""
-    texts = {row["id"]: _digest(task.render(row)) for row in read_rows(task)}
+    texts = {row["id"]: digest(task.render(row)) for row in read_rows(task)}
     replies = {}
     for row in read_jsonl(task.recordings) if task.recordings else []:
         if row["id"] in texts:
@@ -142,7 +199,7 @@ def _recorded(task: Task) -> httpx2.Client:
         body = json.loads(request.content)
         roles = Counter(message["role"] for message in body["messages"])
         source = next(message["content"] for message in body["messages"] if message["role"] == "user")
-        row = replies.get((_digest(source), roles["assistant"] + 1))
+        row = replies.get((digest(source), roles["assistant"] + 1))
         if row is None:
             message = f"there is no recorded reply for this text ({source[:40]!r}...). {HOW_TO_GO_LIVE}"
             return httpx2.Response(404, json={"error": {"message": message, "type": "not_recorded"}})
@@ -152,8 +209,4 @@ def _recorded(task: Task) -> httpx2.Client:
         whole = {"id": row["id"], "object": "chat.completion", "created": 0, "model": "recorded", "choices": [choice], "usage": usage}
         return httpx2.Response(200, json=whole)
 
-    return httpx2.Client(transport=httpx2.MockTransport(answer))
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+    return httpx2.MockTransport(answer)

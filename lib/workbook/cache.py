@@ -1,0 +1,90 @@
+"""Replies on disk, by the content of their request: what was paid for once is never asked for again.
+
+The key is the sha256 of model, messages, schema and decoding parameters. Code and the order of articles are not in it, so changing
+them hits the cache; changing the prompt or the schema misses, and `Cache.changed` says which of them it was.
+"""
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from workbook.dataset import read_jsonl
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One raw reply: its text, why it ended ('stop', 'length', ...), the tokens it is charged for, how long the server took
+    in seconds, and whether the server was held to the schema ('schema') or only told it ('prompt')."""
+
+    text: str
+    finish_reason: str
+    prompt_tokens: int
+    completion_tokens: int
+    seconds: float = 0.0
+    structured: str = "schema"
+
+
+def digest(value) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def parts(request: dict) -> dict[str, str]:
+    """What decides a reply, each as a short hash: model, instructions, schema, decoding, text, and everything said after it."""
+    system, user, *after = request["messages"]
+    decoding = {name: value for name, value in request.items() if name not in ("model", "messages", "response_format")}
+    whole = {"model": request["model"], "instructions": system["content"], "schema": request["response_format"], "decoding": decoding}
+    return {name: digest(value)[:16] for name, value in (whole | {"text": user["content"], "after": after}).items()}
+
+
+class Cache:
+    """Replies by key, in an append-only JSONL file. A line is on the disk before it counts; a half-written last line is dropped."""
+
+    def __init__(self, path: Path):
+        self.path, self.replies, self.known = path, {}, {}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            self._drop_half_line()
+            for row in read_jsonl(path):
+                self._remember(row["key"], row["parts"], Reply(**row["reply"]))
+
+    def _remember(self, key: str, of: dict, reply: Reply) -> None:
+        self.replies[key] = reply
+        self.known[of["text"], of["after"]] = of
+
+    def _drop_half_line(self) -> None:
+        """A process killed while writing leaves a line without its end: cut it off, its reply is asked for again."""
+        content = self.path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            with self.path.open("r+b") as stream:
+                stream.truncate(whole)
+
+    def lock(self) -> FileLock:
+        """Held while replies are added. Raises RuntimeError at once if another process holds it."""
+        held = FileLock(self.path.with_name(self.path.name + ".lock"))
+        try:
+            held.acquire(timeout=0)
+        except Timeout:
+            raise RuntimeError(f"{self.path}: another run is writing to it; wait for it, or give this one its own run_dir") from None
+        return held
+
+    def get(self, request: dict) -> Reply | None:
+        return self.replies.get(digest(request))
+
+    def add(self, request: dict, reply: Reply) -> None:
+        line = {"key": digest(request), "parts": parts(request), "reply": asdict(reply)}
+        with self.path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(line, ensure_ascii=False) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        self._remember(line["key"], line["parts"], reply)
+
+    def changed(self, request: dict) -> list[str]:
+        """For a request that is not here although its text is: what differs from the last time ('schema', 'instructions', ...)."""
+        now = parts(request)
+        before = self.known.get((now["text"], now["after"]), now)
+        return [name for name in now if now[name] != before[name]]

@@ -1,0 +1,72 @@
+"""What a teacher charges: known before the first call, counted during the run, and never more than the budget.
+
+Prices come from the package genai-prices, which collects the providers' own pages (https://github.com/pydantic/genai-prices).
+"""
+
+from dataclasses import dataclass
+from importlib.metadata import version
+
+from genai_prices import Usage, calc_price
+
+PRICES_FROM = f"genai-prices {version('genai-prices')}"
+
+
+@dataclass(frozen=True)
+class Price:
+    """USD per million tokens, in and out."""
+
+    usd_in: float
+    usd_out: float
+
+    def usd(self, prompt_tokens: float, completion_tokens: float) -> float:
+        return (prompt_tokens * self.usd_in + completion_tokens * self.usd_out) / 1e6
+
+
+def price_of(model: str, provider: str, *, batch: bool = False) -> Price:
+    """The list price of a model; with `batch`, that of the provider's batch queue. Raises ValueError for one that nobody lists."""
+    context = {"processing": "batch"} if batch else None
+    try:
+        prices = [
+            calc_price(Usage(input_tokens=i, output_tokens=o), model_ref=model, provider_id=provider, price_context=context).total_price
+            for i, o in ((1_000_000, 0), (0, 1_000_000))
+        ]
+    except LookupError:
+        raise ValueError(
+            f"no price is known for {provider} {model} ({PRICES_FROM}); set usd_per_million_in and usd_per_million_out"
+        ) from None
+    return Price(*map(float, prices))
+
+
+def most(request: dict, price: Price) -> float:
+    """The most that a request can cost, in USD: a prompt token for every two bytes, and a reply as long as it may be.
+
+    No tokenizer in use needs more than that for Arabic (two bytes a letter) or English (four letters a token).
+    """
+    said = sum(len(message["content"].encode()) for message in request["messages"])
+    limit = request.get("max_completion_tokens") or request.get("max_tokens") or 0
+    return price.usd(said / 2 + 50, limit)
+
+
+class Budget:
+    """A sum that is never passed: a request starts only if the most it can cost still fits, together with those on their way."""
+
+    def __init__(self, usd: float, price: Price, spent: float = 0.0):
+        self.usd, self.price, self.spent, self.on_the_way = usd, price, spent, 0.0
+
+    def reserve(self, request: dict) -> float | None:
+        """What was set aside for the request, or None if it does not fit."""
+        amount = most(request, self.price)
+        if self.usd and self.spent + self.on_the_way + amount > self.usd:
+            return None
+        self.on_the_way += amount
+        return amount
+
+    def settle(self, amount: float, prompt_tokens: int, completion_tokens: int) -> None:
+        """The request that `amount` was set aside for is answered, and charged for these tokens."""
+        self.on_the_way -= amount
+        self.spent += self.price.usd(prompt_tokens, completion_tokens)
+
+
+def hours(requests: int, tokens: float, *, requests_per_minute: float, tokens_per_minute: float) -> float:
+    """How long so many requests with so many tokens in all take at a provider's limits, in hours."""
+    return max(requests / requests_per_minute, tokens / tokens_per_minute) / 60
