@@ -42,11 +42,12 @@ def time_table(done: dict) -> str:
     return "\n".join(lines)
 
 
-def fill(text: str, mark: str, content: str) -> str:
-    """`text` with `content` between <!-- mark --> and <!-- /mark -->."""
-    filled, times = re.subn(f"(<!-- {mark} -->\n).*?(\n<!-- /{mark} -->)", lambda m: m[1] + content + m[2], text, flags=re.DOTALL)
+def fill(path: Path, mark: str, content: str) -> str:
+    """The text of `path` with `content` between <!-- mark --> and <!-- /mark -->."""
+    mould, text = f"(<!-- {mark} -->\n).*?(\n<!-- /{mark} -->)", path.read_text(encoding="utf-8")
+    filled, times = re.subn(mould, lambda m: m[1] + content + m[2], text, flags=re.DOTALL)
     if times != 1:
-        raise SystemExit(f"README.md: expected the mark <!-- {mark} --> once, found it {times} times")
+        raise SystemExit(f"{path.name}: expected the mark <!-- {mark} --> once, found it {times} times")
     return filled
 
 
@@ -72,8 +73,8 @@ def main() -> None:
     for name, facts in done.items():
         measured(ROOT / "notebooks" / f"{name}.ipynb", facts, report["profile"])
     readme = ROOT / "README.md"
-    text = fill(fill(readme.read_text(encoding="utf-8"), "scores", score_table(report)), "times", time_table(done))
-    readme.write_text(text, encoding="utf-8")
+    for mark, content in {"scores": score_table(report), "times": time_table(done)}.items():
+        readme.write_text(fill(readme, mark, content), encoding="utf-8")
 
 
 if __name__ == "__main__":
