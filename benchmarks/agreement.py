@@ -1,6 +1,7 @@
 """Write the table of teacher against gold into data/README.md: `python benchmarks/agreement.py`"""
 
 from publish import ROOT, fill
+
 from workbook import audit
 
 card = ROOT / "data" / "README.md"

@@ -8,9 +8,9 @@ those of the `laptop` profile. Writes docs/learning_curve.json and the table bet
 import argparse
 import json
 import tempfile
-from pathlib import Path
 
 from publish import ROOT, fill
+
 from workbook import audit, dataset, generation, metrics, models, training
 from workbook.cache import digest
 from workbook.profiles import load_profile
