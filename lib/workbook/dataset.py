@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-import yaml
 from pydantic import BaseModel
 
 from workbook.tasks import Task
@@ -66,15 +65,27 @@ def order(text: str, seed: int = 0) -> float:
 def split(rows: list[dict], *, test_sources: set[str] = frozenset(), test: float = 0.15, validation: float = 0.1, seed: int = 0):
     """{"train", "validation", "test"}: rows by the hash of their source, so that one event is never on two sides.
 
-    test_sources: the sources that have gold labels; if given they are the test split, else a share `test` is drawn.
+    test_sources: the sources that have gold labels; if given they are the test split, else a share `test` is drawn. With few
+    rows each side still gets an event. Raises ValueError for fewer than three events.
     """
+    draw = lambda side: lambda source: order(f"{side} {source}", seed)  # noqa: E731
+    sources = {source_of(row) for row in rows}
+    if len(sources) < 3:
+        raise ValueError(
+            f"{len(sources)} events cannot be split into three sides; give at least 3 rows on different events"
+        )
+    chosen = set(test_sources) or _below(sources, draw("test"), test)
+    watched = _below(sources - chosen, draw("validation"), validation)
     parts = {"train": [], "validation": [], "test": []}
     for row in sorted(rows, key=lambda row: order(row["id"], seed)):
-        source = source_of(row)
-        is_test = source in test_sources if test_sources else order(f"test {source}", seed) < test
-        is_validation = order(f"validation {source}", seed) < validation
-        parts["test" if is_test else "validation" if is_validation else "train"].append(row)
+        side = "test" if source_of(row) in chosen else "validation" if source_of(row) in watched else "train"
+        parts[side].append(row)
     return parts
+
+
+def _below(sources: set[str], number, share: float) -> set[str]:
+    """The sources whose number is below `share`; the lowest one, if none is."""
+    return {source for source in sources if number(source) < share} or {min(sources, key=number)}
 
 
 def gold_records(task: Task) -> dict[str, BaseModel]:
@@ -128,44 +139,6 @@ def prompt_rows(task: Task, rows: list[dict], labels: dict[str, dict]) -> list[d
         for row in rows
         if row["id"] in labels
     ]
-
-
-def write_llamafactory(folder: Path, task: Task, rows: list[dict], profile, model: str) -> Path:
-    """A folder that `llamafactory-cli train train.yaml` reads: dataset_info.json, alpaca rows, and the training settings.
-
-    model: the hub id or folder to train; the rest of the settings is the profile's.
-
-    The keys are LLaMA-Factory's own (https://github.com/hiyouga/LLaMA-Factory, data/README.md and examples/train_lora).
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    alpaca = [{"instruction": row["prompt"], "input": "", "output": row["completion"]} for row in rows]
-    names = {"prompt": "instruction", "query": "input", "response": "output"}
-    info = {task.name: {"file_name": "alpaca.json", "formatting": "alpaca", "columns": names}}
-    (folder / "dataset_info.json").write_text(json.dumps(info, indent=2))
-    (folder / "alpaca.json").write_text(json.dumps(alpaca, ensure_ascii=False, indent=1), encoding="utf-8")
-    settings = {
-        "model_name_or_path": model,
-        "stage": "sft",
-        "do_train": True,
-        "finetuning_type": "lora",
-        "lora_rank": profile.lora_r,
-        "lora_alpha": profile.lora_alpha,
-        "lora_target": "all",
-        "dataset_dir": ".",
-        "dataset": task.name,
-        "template": "qwen" if "qwen" in model.lower() else "default",
-        "cutoff_len": profile.max_length,
-        "per_device_train_batch_size": profile.batch_size,
-        "learning_rate": profile.learning_rate,
-        "num_train_epochs": profile.epochs,
-        "lr_scheduler_type": "cosine",
-        "warmup_ratio": 0.05,
-        "bf16": True,
-        "output_dir": "saves",
-        "seed": profile.seed,
-    }
-    (folder / "train.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
-    return folder
 
 
 def main() -> None:

@@ -90,13 +90,14 @@ def loss_curve(path: Path | str):
     return axes
 
 
-def bars(values: dict[str, float], ylabel: str, title: str = ""):
-    """One bar per name with its value on top. Returns the axes."""
-    _, axes = plt.subplots()
-    drawn = axes.bar(list(values), list(values.values()), color=COLOURS[0])
+def bars(values: dict[str, float], label: str, title: str = "", *, flat: bool = False):
+    """One bar per name with its value on top; `flat` lays them down, for long names. Returns the axes."""
+    _, axes = plt.subplots(figsize=(7, 0.5 + 0.4 * len(values)) if flat else None)
+    names, heights = list(values), list(values.values())
+    drawn = axes.barh(names[::-1], heights[::-1], color=COLOURS[0]) if flat else axes.bar(names, heights, color=COLOURS[0])
     axes.bar_label(drawn, fmt="{:,.4g}", padding=3)
-    axes.set(ylabel=ylabel, title=title)
-    axes.margins(y=0.15)
+    axes.set(**{"xlabel" if flat else "ylabel": label}, title=title)
+    axes.margins(**{"x" if flat else "y": 0.15})
     return axes
 
 

@@ -7,7 +7,7 @@ fit, and it becomes the columns of a database table (`records.py`).
 import importlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -170,11 +170,20 @@ Do not diagnose and do not add what was not said.""",
 TASKS = {task.name: task for task in (ARTICLE_DIGEST, PATIENT_INTAKE)}
 
 
-def load_task(name: str) -> Task:
-    """The task called `name`, or a user's own as 'package.module:ATTRIBUTE'.
+def load_task(name: str, data: str = "") -> Task:
+    """The task called `name`, or a user's own as 'package.module:ATTRIBUTE'; `data` is a JSONL file to use instead of the task's.
 
-    Raises ValueError that names the known tasks, or says what is wrong with the address.
+    Raises ValueError that names the known tasks, or says what is wrong with the address or the file.
     """
+    task = _find(name)
+    if not data:
+        return task
+    if not Path(data).is_file():
+        raise ValueError(f"data: there is no file {data}; give the path of a JSONL file with one row a line")
+    return replace(task, data=Path(data).absolute(), raw=None)
+
+
+def _find(name: str) -> Task:
     if name in TASKS:
         return TASKS[name]
     module, _, attribute = name.partition(":")

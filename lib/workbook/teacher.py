@@ -64,8 +64,9 @@ class Teacher:
     structured: False once the server has refused a response_format; from then on the schema is only in the prompt.
     """
 
-    def __init__(self, name: str, model: str, price: Price, decoding: dict, **client):
-        self.name, self.model, self.price, self.decoding, self.client, self.structured = name, model, price, decoding, client, True
+    def __init__(self, name: str, model: str, price: Price, decoding: dict, client: dict, transport=None):
+        self.name, self.model, self.price, self.decoding, self.client = name, model, price, decoding, client
+        self.transport, self.structured = transport, True
 
     def request(self, messages: list[dict], schema: type) -> dict:
         """Everything that decides the reply; `cache.py` keys on it."""
@@ -75,7 +76,8 @@ class Teacher:
 
     def connect(self) -> openai.AsyncOpenAI:
         """A client for one event loop; close it after use."""
-        return openai.AsyncOpenAI(**self.client)
+        http = {"http_client": httpx2.AsyncClient(transport=self.transport)} if self.transport else {}
+        return openai.AsyncOpenAI(**self.client, **http)
 
     async def send(self, client: openai.AsyncOpenAI, request: dict) -> Reply:
         """Send one request. Raises RowError for a request that the server does not take, else TeacherError."""
@@ -165,7 +167,7 @@ def open_teacher(name: str, task: Task, environment: dict[str, str] = os.environ
     if name == "recorded":
         price = price or price_of("gpt-4o-mini", "openai")
         client = {"api_key": "recorded", "base_url": "http://recorded.invalid/v1", "max_retries": 0}
-        return Teacher(name, "recorded", price, {"temperature": 0, "max_tokens": LONGEST}, **client, http_client=_recorded(task))
+        return Teacher(name, "recorded", price, {"temperature": 0, "max_tokens": LONGEST}, client, _recorded(task))
     if name not in LIVE:
         raise TeacherError(f"teacher: no teacher is called {name!r}; known: recorded, {', '.join(LIVE)}")
     preset = dict(LIVE[name])
@@ -178,7 +180,7 @@ def open_teacher(name: str, task: Task, environment: dict[str, str] = os.environ
         key = _need(environment, preset["key"], name)
         price = price or price_of(preset["model"], PROVIDER[name])
     client = {"api_key": key, "base_url": preset["base_url"], "timeout": 60, "max_retries": RETRIES}
-    return Teacher(name, preset["model"], price, preset["decoding"], **client)
+    return Teacher(name, preset["model"], price, preset["decoding"], client)
 
 
 def _need(environment, variable: str, name: str) -> str:
@@ -188,7 +190,7 @@ def _need(environment, variable: str, name: str) -> str:
 
 
 def _recorded(task: Task) -> httpx2.MockTransport:
-    """An HTTP client that answers from the task's recordings: the user's first message finds them, its repeats count up."""
+    """A transport that answers from the task's recordings: the user's first message finds them, its repeats count up."""
     texts = {row["id"]: digest(task.render(row)) for row in read_rows(task)}
     replies = {}
     for row in read_jsonl(task.recordings) if task.recordings else []:
