@@ -77,3 +77,12 @@ def own_task(tmp_path, article, digest):
     data.write_text(json.dumps(article, ensure_ascii=False) + "\n", encoding="utf-8")
     recordings.write_text("")
     return replace(ARTICLE_DIGEST, data=data, recordings=recordings, gold=None)
+
+
+@pytest.fixture
+def server():
+    """An OpenAI-compatible server on loopback (see `server.py`)."""
+    from server import serving
+
+    with serving() as running:
+        yield running

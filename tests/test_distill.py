@@ -6,11 +6,13 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 
 from workbook import dataset, distill
-from workbook.teacher import Reply, TeacherError, open_teacher
+from workbook.costs import Price
+from workbook.teacher import TeacherError, open_teacher
 
 
 def record(own_task, *replies):
@@ -54,63 +56,134 @@ def test_a_second_reply_repairs_the_first(own_task, article, digest, tmp_path):
     assert distill.yield_by_reason([line]) == {"accepted after repair": 1}
 
 
-def test_rows_not_worth_a_call_cost_nothing(own_task, article, digest, tmp_path):
-    english = article | {"id": "en", "text": "This is an English article of more than twenty words, " * 4}
-    rows = [article | {"id": "short", "text": "خبر قصير"}, english, article, article | {"id": "copy"}]
-    ledger = distill.distill(own_task, rows, record(own_task, (as_text(digest), "stop")), tmp_path, progress=False)
-    assert [line["reasons"] for line in ledger] == [["too_short"], ["off_language"], [], ["duplicate"]]
-    assert sum(line["prompt_tokens"] for line in ledger) == 100
+def test_dropped_rows_have_a_line_and_cost_nothing(own_task, article, digest, tmp_path):
+    teacher = record(own_task, (as_text(digest), "stop"))
+    ledger = distill.distill(own_task, [article], teacher, tmp_path, refused={"copy": "duplicate"}, progress=False)
+    assert [(line["id"], line["reasons"], line["prompt_tokens"]) for line in ledger] == [("t-1", [], 100), ("copy", ["duplicate"], 0)]
+    assert dataset.read_jsonl(tmp_path / "ledger.jsonl") == ledger
+    assert ledger[0]["usd"] == pytest.approx((100 * 0.15 + 10 * 0.6) / 1e6) and ledger[0]["words"] == len(article["text"].split())
 
 
 def test_a_second_run_asks_nothing_and_a_changed_prompt_asks_again(own_task, article, digest, tmp_path):
-    from dataclasses import replace
-
     teacher = record(own_task, (as_text(digest), "stop"))
     first = distill.distill(own_task, [article], teacher, tmp_path, progress=False)
     own_task.recordings.write_text("")  # from here on the teacher has nothing to say
     silent = open_teacher("recorded", own_task)
     again = distill.distill(own_task, [article], silent, tmp_path, progress=False)
-    assert not first[0]["from_cache"] and again[0]["from_cache"] and again[0]["record"] == digest
-    with pytest.raises(TeacherError):
+    assert first[0]["sent"] == 1 and again == [first[0] | {"sent": 0}]
+    with pytest.raises(TeacherError, match="no recorded reply"):
         distill.distill(replace(own_task, guidance="Other words."), [article], silent, tmp_path, progress=False)
 
 
-def test_a_cache_cut_off_in_the_middle_of_a_line_is_mended(tmp_path):
-    cache = distill.Cache(tmp_path / "c.jsonl")
-    cache.add("k1", Reply("one", "stop", 1, 1))
-    cache.add("k2", Reply("two", "stop", 1, 1))
-    path = tmp_path / "c.jsonl"
-    path.write_bytes(path.read_bytes()[:-9])
-    reopened = distill.Cache(path)
-    assert set(reopened.replies) == {"k1"}
-    reopened.add("k2", Reply("two", "stop", 1, 1))
-    assert set(distill.Cache(path).replies) == {"k1", "k2"}
+def test_an_estimate_says_what_is_known_and_why_something_is_asked_again(own_task, article, digest, tmp_path):
+    tokenizer = lambda texts, **_: {"input_ids": [text.split() for text in texts]}  # noqa: E731
+    teacher = record(own_task, (as_text(digest), "stop"))
+    before = distill.estimate(own_task, [article], teacher, tmp_path, tokenizer)
+    words = len(own_task.system_prompt().split()) + len(article["text"].split())
+    assert (before["requests"], before["known"], before["tokens_in"], before["why_again"]) == (1, 0, words, {})
+    assert before["tokens_out"] == len(article["text"].split()) and before["usd"] > 0
+    distill.distill(own_task, [article], teacher, tmp_path, progress=False)
+    after = distill.estimate(own_task, [article], teacher, tmp_path, tokenizer)
+    assert (after["requests"], after["known"], after["usd"]) == (0, 1, 0)
+    changed = distill.estimate(replace(own_task, guidance="Other words."), [article], teacher, tmp_path, tokenizer)
+    assert changed["why_again"] == {"instructions": 1} and changed["tokens_out"] == 10, "as long as the known replies"
 
 
-def test_a_killed_run_goes_on_without_asking_twice(tmp_path):
+def many(article, number):
+    return [article | {"id": f"t-{i}", "source": f"t-{i}", "text": f"{article['text']} النشرة {i}."} for i in range(number)]
+
+
+def live(server, own_task, digest, **change):
+    server.answer = lambda body: as_text(digest, **change)
+    return open_teacher("local", own_task, server.environment, price=Price(10, 10))
+
+
+def test_requests_go_out_together_up_to_the_bound(server, own_task, article, digest, tmp_path):
+    server.seconds = 0.3
+    ledger = distill.distill(own_task, many(article, 12), live(server, own_task, digest), tmp_path, concurrency=4, progress=False)
+    assert all(line["accepted"] for line in ledger) and server.most_at_once == 4 and len(server.seen) == 12
+    assert all(line["seconds"] >= 0.3 for line in ledger)
+
+
+def test_a_limit_per_minute_holds(server, own_task, article, digest, tmp_path):
+    rows, teacher = many(article, 21), live(server, own_task, digest)
+    distill.distill(own_task, rows, teacher, tmp_path, requests_per_minute=20, concurrency=21, progress=False)
+    times = sorted(seen["time"] for seen in server.seen)
+    assert len(times) == 21 and times[-1] - times[-2] > 1.5, "twenty may go at once, the next waits for its share of the minute"
+
+
+def test_a_budget_stops_below_the_sum_and_goes_on_when_raised(server, own_task, article, digest, tmp_path):
+    rows, teacher = many(article, 40), live(server, own_task, digest)
+    with pytest.raises(TeacherError, match=r"budget_usd 0\.1: the next request could pass it .* rows are settled"):
+        distill.distill(own_task, rows, teacher, tmp_path, budget_usd=0.1, progress=False)
+    ledger = dataset.read_jsonl(tmp_path / "ledger.jsonl")
+    done = [line for line in ledger if line["accepted"]]
+    assert 0 < len(done) < 40 and len(ledger) == 40 and distill.yield_by_reason(ledger)["not asked"] == 40 - len(done)
+    assert len(server.seen) == len(done) and sum(line["usd"] for line in ledger) <= 0.1
+    ledger = distill.distill(own_task, rows, teacher, tmp_path, budget_usd=1, progress=False)
+    assert all(line["accepted"] for line in ledger) and len(server.seen) == 40, "nothing was asked twice"
+
+
+def test_a_teacher_that_dies_in_the_middle_loses_nothing_that_was_answered(server, own_task, article, digest, tmp_path):
+    rows, teacher = many(article, 20), live(server, own_task, digest)
+    server.before = lambda body: (401, {}, "no") if len(server.seen) > 8 else None
+    with pytest.raises(TeacherError, match=r"does not accept the key.*8 of 20 rows are settled"):
+        distill.distill(own_task, rows, teacher, tmp_path, concurrency=4, progress=False)
+    asked_before = len(server.seen)
+    assert asked_before <= 8 + 4, "no new request after the first refusal"
+    server.before = lambda body: None
+    ledger = distill.distill(own_task, rows, teacher, tmp_path, progress=False)
+    assert all(line["accepted"] for line in ledger) and len(server.seen) == asked_before + 12
+
+
+def test_one_row_that_the_server_refuses_is_in_the_ledger_and_the_others_go_on(server, own_task, article, digest, tmp_path):
+    rows = many(article, 4)
+    server.before = lambda body: (400, {}, "too long for this model") if "النشرة 2." in body["messages"][1]["content"] else None
+    ledger = distill.distill(own_task, rows, live(server, own_task, digest), tmp_path, progress=False)
+    assert [line["accepted"] for line in ledger] == [True, True, False, True] and ledger[2]["reasons"] == ["not_taken"]
+
+
+def test_the_ledger_says_where_the_schema_was_only_in_the_prompt(server, own_task, article, digest, tmp_path):
+    server.before = lambda body: (400, {}, "json_schema is not supported") if "response_format" in body else None
+    ledger = distill.distill(own_task, many(article, 3), live(server, own_task, digest), tmp_path, progress=False)
+    assert {line["structured"] for line in ledger} == {"prompt"}
+    server.before = lambda body: None
+    distill.distill(own_task, many(article, 3), live(server, own_task, digest), tmp_path, progress=False)
+    assert len(server.seen) <= 3 + 3, "the cache does not care how the reply was held to the schema"
+
+
+def test_the_order_of_the_rows_does_not_matter_to_the_cache(server, own_task, article, digest, tmp_path):
+    rows, teacher = many(article, 6), live(server, own_task, digest)
+    distill.distill(own_task, rows, teacher, tmp_path, progress=False)
+    ledger = distill.distill(own_task, rows[::-1], teacher, tmp_path, progress=False)
+    assert len(server.seen) == 6 and [line["id"] for line in ledger] == [row["id"] for row in rows[::-1]]
+
+
+def test_a_killed_run_goes_on_without_asking_twice(server, own_task, article, digest, tmp_path):
+    server.answer, server.seconds = lambda body: as_text(digest), 0.1
+    rows = dataset.write_jsonl(tmp_path / "many.jsonl", many(article, 30))
     script = """
-import sys, time
+import sys
 from pathlib import Path
 from workbook import dataset, distill
-from workbook.tasks import ARTICLE_DIGEST
+from workbook.tasks import load_task
 from workbook.teacher import open_teacher
-teacher, ask = open_teacher("recorded", ARTICLE_DIGEST), None
-ask = teacher.ask
-def slow(request):
-    time.sleep(float(sys.argv[2]))
-    return ask(request)
-teacher.ask = slow
-distill.distill(ARTICLE_DIGEST, dataset.read_rows(ARTICLE_DIGEST)[:30], teacher, Path(sys.argv[1]), progress=False)
+task = load_task("article_digest", sys.argv[1])
+distill.distill(task, dataset.read_rows(task), open_teacher("local", task), Path(sys.argv[2]), concurrency=3, progress=False)
 """
-    command = [sys.executable, "-c", script, str(tmp_path)]
-    process, cache = subprocess.Popen([*command, "0.2"]), tmp_path / "teacher_cache.jsonl"
+    command, environment = [sys.executable, "-c", script, str(rows), str(tmp_path)], os.environ | server.environment
+    process, cache = subprocess.Popen(command, env=environment), tmp_path / "teacher_cache.jsonl"
     while not cache.exists() or cache.read_bytes().count(b"\n") < 5:
-        time.sleep(0.05)
+        time.sleep(0.02)
         assert process.poll() is None
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert not (tmp_path / "ledger.jsonl").exists()
-    subprocess.run([*command, "0"], check=True)
-    ledger = dataset.read_jsonl(tmp_path / "ledger.jsonl")
-    keys = [row["key"] for row in dataset.read_jsonl(cache)]
-    assert len(ledger) == 30 and sum(line["from_cache"] for line in ledger) >= 4 and len(keys) == len(set(keys))
+    kept = cache.read_bytes().count(b"\n")
+    time.sleep(0.5)  # the server ends what it had begun
+    asked = len(server.seen)
+    assert asked - kept <= 3, "at most the requests in flight are lost"
+    subprocess.run(command, env=environment, check=True)
+    ledger, keys = dataset.read_jsonl(tmp_path / "ledger.jsonl"), [row["key"] for row in dataset.read_jsonl(cache)]
+    assert len(ledger) == 30 and all(line["accepted"] for line in ledger)
+    assert len(keys) == len(set(keys)) == 30 and len(server.seen) == asked + 30 - kept

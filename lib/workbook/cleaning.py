@@ -120,6 +120,11 @@ def clean(task: Task, rows: list[dict]) -> tuple[list[dict], dict[str, str]]:
     return [row for row in kept if row["id"] not in refused], dict(sorted(refused.items(), key=lambda pair: order[pair[0]]))
 
 
+def rows_of(task: Task) -> list[dict]:
+    """The rows of a task that are worth a call: what `clean` keeps of its file."""
+    return clean(task, read_raw(task.raw or task.data)[0])[0]
+
+
 def _source(task: Task, row: dict) -> str:
     """What a model would read of the row; "" where a field is missing that the task needs."""
     try:

@@ -71,9 +71,7 @@ def split(rows: list[dict], *, test_sources: set[str] = frozenset(), test: float
     draw = lambda side: lambda source: order(f"{side} {source}", seed)  # noqa: E731
     sources = {source_of(row) for row in rows}
     if len(sources) < 3:
-        raise ValueError(
-            f"{len(sources)} events cannot be split into three sides; give at least 3 rows on different events"
-        )
+        raise ValueError(f"{len(sources)} events cannot be split into three sides; give at least 3 rows on different events")
     chosen = set(test_sources) or _below(sources, draw("test"), test)
     watched = _below(sources - chosen, draw("validation"), validation)
     parts = {"train": [], "validation": [], "test": []}
@@ -139,6 +137,14 @@ def prompt_rows(task: Task, rows: list[dict], labels: dict[str, dict]) -> list[d
         for row in rows
         if row["id"] in labels
     ]
+
+
+def read_distilled(task: Task, path: Path) -> list[dict]:
+    """The rows of a training file that `prompt_rows` made. Raises ValueError if it was made for another task."""
+    rows = read_jsonl(path)
+    if rows and not rows[0]["prompt"].startswith(f"{task.instruction}\n"):
+        raise ValueError(f"task: {path} was made for another task than {task.name}; run 03 with the same task and run_dir first")
+    return rows
 
 
 def main() -> None:

@@ -133,18 +133,23 @@ def _reason(error: openai.APIError) -> str:
 
 
 def strict_schema(schema: type) -> dict:
-    """The JSON schema of a Pydantic class without the string limits that strict structured output does not accept.
+    """The JSON schema of a Pydantic class as strict structured output wants it: closed objects, every field required, no string limits.
 
     See https://platform.openai.com/docs/guides/structured-outputs; the limits still hold when the reply is validated.
     """
-    unsupported = {"minLength", "maxLength", "title"}
+    unsupported = {"minLength", "maxLength", "title", "default"}
 
     def clean(part):
-        if isinstance(part, dict):
-            names = part.get("properties", {})
-            kept = {key: clean(value) for key, value in part.items() if key not in unsupported}
-            return kept | ({"properties": {name: clean(value) for name, value in names.items()}} if names else {})
-        return [clean(item) for item in part] if isinstance(part, list) else part
+        if isinstance(part, list):
+            return [clean(item) for item in part]
+        if not isinstance(part, dict):
+            return part
+        names = part.get("properties", {})
+        kept = {key: clean(value) for key, value in part.items() if key not in unsupported}
+        if part.get("type") == "object" and names:
+            kept |= {"properties": {name: clean(value) for name, value in names.items()}}
+            kept |= {"required": list(names), "additionalProperties": False}
+        return kept
 
     return clean(schema.model_json_schema())
 
