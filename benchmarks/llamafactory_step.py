@@ -4,8 +4,9 @@ Makes an environment of its own in .venv-llamafactory (LLaMA-Factory 0.9.5 needs
 this workbook), trains one step and merges the adapter, each by `llamafactory-cli` with the folder's own YAML files. Two values
 are set from outside: the model, because the hub's copy may be out of reach, and the number of steps. About 5 minutes on two cores.
 
-LLaMA-Factory asks for torchaudio, which has no build for torch 2.13: it is left out, with torchvision and the web page's packages.
-Nothing that trains on text imports them.
+LLaMA-Factory imports torchaudio at its start, and torchaudio asks for another torch than 2.13: an empty module of that name takes its
+place, since only sound files use it. torchvision and the packages of its web page are left out too; nothing that trains on text
+imports them.
 """
 
 import subprocess
@@ -39,6 +40,10 @@ def install() -> None:
     pip("torch==2.13.0")
     pip("--no-deps", "llamafactory==0.9.5")
     pip(*subprocess.run([PYTHON, "-c", WANTED], check=True, capture_output=True, text=True).stdout.splitlines())
+    place = subprocess.run(
+        [PYTHON, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], check=True, capture_output=True, text=True
+    )
+    (Path(place.stdout.strip()) / "torchaudio.py").write_text('"""Stands in for torchaudio, which only sound files need."""\n')
     (HOME / "ready").touch()
 
 

@@ -103,3 +103,13 @@ def test_cleaning_the_raw_articles_gives_back_the_articles_exactly():
     assert by_id(kept) == by_id(dataset.read_rows(ARTICLE_DIGEST)) and len(raw) + len(broken) == 440
     assert set(refused.values()) == {"duplicate", "cut_off", "no_text", "too_short", "off_language"} and len(refused) == 39
     assert json.dumps(raw[0], ensure_ascii=False) != json.dumps(dataset.read_rows(ARTICLE_DIGEST)[0], ensure_ascii=False), "shuffled"
+
+
+def test_texts_that_are_no_prose_are_copies_only_if_their_words_are_the_same():
+    from dataclasses import replace
+
+    forms = replace(ARTICLE_DIGEST, prose=False, source_language="")
+    words = "Invoice {} from Delta Office Supply for twelve boxes of paper rolls, payable within thirty days to our account as usual."
+    found = rows(words.format(1), words.format(2), words.format(1).replace(",", " ,"))
+    kept, refused = cleaning.clean(forms, found)
+    assert len(kept) == 2 and refused == {"r2": "duplicate"}

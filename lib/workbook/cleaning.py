@@ -87,10 +87,10 @@ def similar_pairs(texts: list[str], least: float = SAME) -> list[tuple[int, int,
     return sorted(pair for pair in pairs if pair[2] >= least)
 
 
-def copies(rows: list[dict], texts: list[str]) -> set[int]:
+def copies(rows: list[dict], texts: list[str], least: float = SAME) -> set[int]:
     """The rows that repeat another one; of the copies, the earliest published stays, and of those the longest."""
     dropped, rank = set(), lambda i: (rows[i].get("published") or "", -len(texts[i]), i)
-    for i, j, _ in similar_pairs(texts):
+    for i, j, _ in similar_pairs(texts, least):
         dropped.add(max(i, j, key=rank))
     return dropped
 
@@ -110,7 +110,8 @@ def clean(task: Task, rows: list[dict]) -> tuple[list[dict], dict[str, str]]:
     kept = [row | {"text": plain(row["text"])} if isinstance(row.get("text"), str) else row for row in rows]
     refused = {row["id"]: "no_text" for row in kept if not _source(task, row).strip()}
     kept = [row for row in kept if row["id"] not in refused]
-    dropped = copies(kept, [_source(task, row) for row in kept])
+    least = SAME if task.prose else 1.0  # two invoices of one shop share most of their words and are still two
+    dropped = copies(kept, [_source(task, row) for row in kept], least)
     refused |= {kept[i]["id"]: "duplicate" for i in dropped}
     kept = [row for i, row in enumerate(kept) if i not in dropped]
     site = furniture([row.get("text", "") for row in kept])

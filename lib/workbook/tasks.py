@@ -79,7 +79,7 @@ class Task:
     languages    field -> 'ar' or 'en': the language that field must be in
     numbers_in   fields whose numbers must all stand in the source text
     source_language  'ar' or 'en' if all sources are in one language: others are dropped as off_language
-    prose        True if a source that does not end like a sentence was cut off
+    prose        True for running text: one that does not end like a sentence was cut off, and one much like another is its copy
     """
 
     name: str
