@@ -1,10 +1,8 @@
 import json
 
 import pytest
-import yaml
 
 from workbook import dataset, models
-from workbook.profiles import load_profile
 from workbook.tasks import ARTICLE_DIGEST, PATIENT_INTAKE
 
 
@@ -81,11 +79,16 @@ def test_training_rows_hold_valid_records_only(article, digest):
     assert ": " not in row["completion"].split("summary")[0], "compact JSON"
 
 
-def test_the_llamafactory_folder_follows_the_profile(tmp_path, article, digest):
-    made = dataset.prompt_rows(ARTICLE_DIGEST, [article], {"t-1": digest})
-    folder = dataset.write_llamafactory(tmp_path / "lf", ARTICLE_DIGEST, made, load_profile("laptop", lora_r=4), "owner/model")
-    info = json.loads((folder / "dataset_info.json").read_text())["article_digest"]
-    (row,) = json.loads((folder / info["file_name"]).read_text(encoding="utf-8"))
-    assert {row[column] for column in info["columns"].values()} == {made[0]["prompt"], "", made[0]["completion"]}
-    settings = yaml.safe_load((folder / "train.yaml").read_text())
-    assert (settings["lora_rank"], settings["model_name_or_path"], settings["stage"]) == (4, "owner/model", "sft")
+def test_a_training_file_of_another_task_is_refused_by_name(tmp_path, article, digest):
+    path = dataset.write_jsonl(tmp_path / "train.jsonl", dataset.prompt_rows(ARTICLE_DIGEST, [article], {"t-1": digest}))
+    assert len(dataset.read_distilled(ARTICLE_DIGEST, path)) == 1
+    with pytest.raises(ValueError, match=r"train\.jsonl was made for another task than patient_intake; run 03"):
+        dataset.read_distilled(PATIENT_INTAKE, path)
+
+
+def test_with_few_events_each_side_still_gets_one_and_with_two_it_says_so():
+    for seed in range(20):
+        parts = dataset.split(rows(5, per_source=1), seed=seed)
+        assert all(parts.values()) and sum(map(len, parts.values())) == 5
+    with pytest.raises(ValueError, match="2 events cannot be split into three sides"):
+        dataset.split(rows(4))

@@ -87,11 +87,12 @@ def test_the_tokenizer_and_instruct_notebooks_leave_their_measurements(smoke):
 
 
 def test_distillation_accounts_for_every_article(smoke):
-    from workbook import dataset, records
+    from workbook import cleaning, dataset, records
     from workbook.tasks import ARTICLE_DIGEST
 
-    ledger = dataset.read_jsonl(smoke[1] / "ledger.jsonl")
-    assert [line["id"] for line in ledger] == [row["id"] for row in dataset.read_rows(ARTICLE_DIGEST)]
+    ledger, (raw, broken) = dataset.read_jsonl(smoke[1] / "ledger.jsonl"), cleaning.read_raw(ARTICLE_DIGEST.raw)
+    assert sorted(line["id"] for line in ledger) == sorted([row["id"] for row in raw] + list(broken)) and len(ledger) == 440
+    assert sum(line["accepted"] for line in ledger) == 400 and all(line["accepted"] or line["reasons"] for line in ledger)
     parts = {name: dataset.read_jsonl(smoke[1] / "distilled" / f"{name}.jsonl") for name in ("train", "validation", "test")}
     for row in parts["train"][:20]:
         ARTICLE_DIGEST.schema.model_validate_json(row["completion"])
