@@ -11,8 +11,8 @@ from dataclasses import replace
 import pytest
 
 from workbook import dataset, distill
-from workbook.costs import Price
-from workbook.teacher import TeacherError, open_teacher
+from workbook.costs import Price, most
+from workbook.teacher import TeacherError, messages_for, open_teacher
 
 
 def record(own_task, *replies):
@@ -105,11 +105,14 @@ def test_requests_go_out_together_up_to_the_bound(server, own_task, article, dig
     assert all(line["seconds"] >= 0.3 for line in ledger)
 
 
-def test_a_limit_per_minute_holds(server, own_task, article, digest, tmp_path):
+@pytest.mark.parametrize("limit", ["requests_per_minute", "tokens_per_minute"])
+def test_a_limit_per_minute_holds(limit, server, own_task, article, digest, tmp_path):
     rows, teacher = many(article, 21), live(server, own_task, digest)
-    distill.distill(own_task, rows, teacher, tmp_path, requests_per_minute=20, concurrency=21, progress=False)
+    largest = max(most(teacher.request(messages_for(own_task, row["text"]), own_task.schema), Price(1e6, 1e6)) for row in rows)
+    twenty = {"requests_per_minute": 20, "tokens_per_minute": 20 * largest}[limit]
+    distill.distill(own_task, rows, teacher, tmp_path, concurrency=21, progress=False, **{limit: twenty})
     times = sorted(seen["time"] for seen in server.seen)
-    assert len(times) == 21 and times[-1] - times[-2] > 1.5, "twenty may go at once, the next waits for its share of the minute"
+    assert len(times) == 21 and times[-1] - times[-2] > 1, "twenty may go at once, the next waits for its share of the minute"
 
 
 def test_a_budget_stops_below_the_sum_and_goes_on_when_raised(server, own_task, article, digest, tmp_path):

@@ -3,8 +3,9 @@
 import json
 import time
 
+import httpx2
 import pytest
-from server import KEY
+from server import KEY, completion
 
 from workbook import dataset
 from workbook.tasks import ARTICLE_DIGEST
@@ -103,6 +104,28 @@ def test_no_server_at_all_is_said():
 def test_a_missing_variable_is_named(name, variable):
     with pytest.raises(TeacherError, match=variable):
         open_teacher(name, ARTICLE_DIGEST, {})
+
+
+@pytest.mark.parametrize(
+    "name, variable, url, own",
+    [
+        ("openai", "OPENAI_API_KEY", "https://api.openai.com/v1/chat/completions", {"max_completion_tokens": 1024}),
+        ("gemini", "GEMINI_API_KEY", "https://generativelanguage.googleapis.com/v1beta/openai/chat/completions", {"max_tokens": 1024}),
+    ],
+)
+def test_a_cloud_teacher_is_asked_at_its_address_with_its_key(name, variable, url, own):
+    seen = []
+
+    def answer(request):
+        seen.append(request)
+        return httpx2.Response(200, json=completion('{"ok": true}'))
+
+    teacher = open_teacher(name, ARTICLE_DIGEST, {variable: KEY})
+    teacher.transport = httpx2.MockTransport(answer)
+    assert teacher.ask(request(teacher)).text == '{"ok": true}' and teacher.price.usd_out > teacher.price.usd_in > 0
+    body = json.loads(seen[0].content)
+    assert str(seen[0].url) == url and seen[0].headers["Authorization"] == f"Bearer {KEY}"
+    assert body["model"] == teacher.model and body["temperature"] == 0 and body | own == body
 
 
 def test_an_unknown_teacher_lists_the_known_ones():
