@@ -5,7 +5,10 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from workbook import dataset, distill
+from workbook.costs import Price
 from workbook.tasks import load_task
 from workbook.teacher import open_teacher
 
@@ -49,12 +52,13 @@ def test_a_batch_job_gives_the_same_ledger_and_is_never_paid_twice(server, artic
     assert "nothing is missing: run notebook 03" in batch(server, "write", run, data)
 
     task = load_task("article_digest", str(data))
-    ledger = distill.distill(task, rows, open_teacher("local", task, server.environment), run, progress=False)
+    ledger = distill.distill(task, rows, open_teacher("local", task, server.environment, price=Price(10, 10)), run, progress=False)
     assert [(line["accepted"], line["attempts"], line["sent"], line["prompt_tokens"]) for line in ledger] == [
         (True, 1, 0, 100),
         (True, 2, 0, 200),
         (True, 1, 0, 100),
     ]
+    assert ledger[0]["usd"] == pytest.approx(110 * 10 / 1e6 / 2), "a batch queue charges half"
     assert server.seen == [], "no request beside the batches"
 
 

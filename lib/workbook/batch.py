@@ -12,6 +12,7 @@ https://platform.openai.com/docs/guides/batch; any server with the same endpoint
 import argparse
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import openai
@@ -75,7 +76,7 @@ def collect(client: openai.OpenAI, folder: Path, cache: Cache) -> dict[str, dict
                 if response.get("status_code") != 200:
                     found[name]["errors"] += 1
                 elif cache.get(request) is None:
-                    cache.add(request, read_reply(response["body"], 0.0, "schema"))
+                    cache.add(request, replace(read_reply(response["body"], 0.0, "schema"), batch=True))
                     found[name]["replies"] += 1
         _write_jobs(folder, _jobs(folder) | {name: job | {"collected": True}})
     return found

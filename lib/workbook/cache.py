@@ -18,7 +18,8 @@ from workbook.dataset import read_jsonl
 @dataclass(frozen=True)
 class Reply:
     """One raw reply: its text, why it ended ('stop', 'length', ...), the tokens it is charged for, how long the server took
-    in seconds, and whether the server was held to the schema ('schema') or only told it ('prompt')."""
+    in seconds, whether the server was held to the schema ('schema') or only told it ('prompt'), and whether it came through a
+    batch queue, which charges half."""
 
     text: str
     finish_reason: str
@@ -26,6 +27,7 @@ class Reply:
     completion_tokens: int
     seconds: float = 0.0
     structured: str = "schema"
+    batch: bool = False
 
 
 def digest(value) -> str:

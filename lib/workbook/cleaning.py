@@ -15,7 +15,7 @@ from datasketch import MinHash, MinHashLSH
 from workbook import text
 from workbook.tasks import Task
 
-SHORTEST = 20  # words; below this there is nothing to summarise
+SHORTEST = 20  # words of running text; below this there is nothing to summarise
 SAME = 0.6  # share of three-word sequences that two texts have in common from which on they are one text
 FURNITURE = 3  # a line that stands in so many different rows is the site's, not the article's
 
@@ -135,7 +135,7 @@ def _source(task: Task, row: dict) -> str:
 
 
 def _not_worth(task: Task, source: str) -> str:
-    if len(source.split()) < SHORTEST:
+    if task.prose and len(source.split()) < SHORTEST:
         return "too_short"
     if task.source_language and text.language(source) != task.source_language:
         return "off_language"

@@ -57,6 +57,7 @@ def walk(task: Task, source: str, teacher: Teacher, cache: Cache, attempts: int 
         line["attempts"] += 1
         line["prompt_tokens"] += reply.prompt_tokens
         line["completion_tokens"] += reply.completion_tokens
+        line["usd"] += charged(reply, teacher.price)
         line["seconds"] = round(line["seconds"] + reply.seconds, 3)
         line["structured"] = reply.structured
         if record is not None:
@@ -153,7 +154,6 @@ class _Work:
         sent = 0
         while True:
             known, request = walk(self.task, self.sources[key], self.teacher, self.cache, self.attempts)
-            known["usd"] = self.teacher.price.usd(known["prompt_tokens"], known["completion_tokens"])
             self.lines[key] |= known | {"sent": sent}
             if request is None or self.stopped:
                 return
@@ -187,7 +187,12 @@ class _Work:
 
 def paid(cache: Cache, price: Price) -> float:
     """What all replies in the cache cost, in USD."""
-    return sum(price.usd(reply.prompt_tokens, reply.completion_tokens) for reply in cache.replies.values())
+    return sum(charged(reply, price) for reply in cache.replies.values())
+
+
+def charged(reply: Reply, price: Price) -> float:
+    """What one reply cost, in USD; a batch queue charges half."""
+    return price.usd(reply.prompt_tokens, reply.completion_tokens) / (2 if reply.batch else 1)
 
 
 def ask_once(teacher: Teacher, cache: Cache, messages: list[dict], schema: type[BaseModel]) -> tuple[Reply, bool]:
