@@ -40,7 +40,7 @@ def test_what_changed_misses_and_is_named(tmp_path, asked, part):
     assert cache.get(asked) is None and cache.changed(asked) == part
 
 
-def test_a_line_cut_off_in_the_middle_is_dropped_and_the_file_is_mended(tmp_path):
+def test_a_line_cut_off_in_the_middle_is_passed_over(tmp_path):
     path = tmp_path / "c.jsonl"
     cache = Cache(path)
     cache.add(request("a"), REPLY)
@@ -52,9 +52,23 @@ def test_a_line_cut_off_in_the_middle_is_dropped_and_the_file_is_mended(tmp_path
     assert len(Cache(path).replies) == 2
 
 
+def test_a_reply_with_unusual_line_ends_inside_is_one_line(tmp_path):
+    strange = Reply("one\u2028two\x85three", "stop", 1, 1)
+    Cache(tmp_path / "c.jsonl").add(request(), strange)
+    assert Cache(tmp_path / "c.jsonl").get(request()) == strange
+
+
+def test_what_another_process_added_before_the_lock_is_known_after_it(tmp_path):
+    mine, other = Cache(tmp_path / "c.jsonl"), Cache(tmp_path / "c.jsonl")
+    other.add(request(), REPLY)
+    assert mine.get(request()) is None
+    with mine.lock():
+        assert mine.get(request()) == REPLY
+
+
 def test_a_second_process_is_told_to_wait(tmp_path):
     path = tmp_path / "c.jsonl"
-    script = f"from workbook.cache import Cache; from pathlib import Path; Cache(Path({str(path)!r})).lock()"
+    script = f"from workbook.cache import Cache; from pathlib import Path; Cache(Path({str(path)!r})).lock().__enter__()"
     with Cache(path).lock():
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 1 and "c.jsonl: another run is writing to it" in done.stderr

@@ -67,6 +67,7 @@ def test_lines_that_the_site_repeats_go():
     [
         ("", "no_text"),
         (None, "no_text"),
+        (5, "no_text"),
         ("خبر قصير جدا.", "too_short"),
         (
             "The port said on Tuesday that the new terminal would open in the spring, three months later than planned, agents say.",
@@ -88,7 +89,7 @@ def test_a_task_that_keeps_its_words_elsewhere_is_left_as_it_is():
 
 def test_broken_lines_are_named_and_the_rest_is_read(tmp_path):
     path = tmp_path / "raw.jsonl"
-    path.write_text('{"id": "a", "text": "x"}\n{"id": "b", "te\n[1]\n{"text": "y"}\n', encoding="utf-8")
+    path.write_text('{"id": "a", "text": "x\u2028z"}\n{"id": "b", "te\n[1]\n{"text": "y"}\n', encoding="utf-8")
     found, refused = cleaning.read_raw(path)
     assert [row["id"] for row in found] == ["a", "line 4"] and refused == {"line 2": "broken_line", "line 3": "broken_line"}
     path.write_text('{"id": "a"}\n{"id": "a"}\n')

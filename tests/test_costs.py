@@ -35,7 +35,7 @@ def test_the_most_a_request_can_cost_is_more_than_it_does_under_both_vocabularie
 
 
 def test_a_budget_counts_what_is_on_its_way():
-    request = {"messages": [{"content": "a" * 900}], "max_tokens": 500}  # at most 500 in and 500 out
+    request = {"messages": [{"content": "a" * 900}], "max_tokens": 499}  # at most 501 in and 500 out
     budget = Budget(1.9, Price(1e3, 1e3))
     first = budget.reserve(request)
     assert first == pytest.approx(1.0) and budget.reserve(request) is None

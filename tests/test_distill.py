@@ -9,9 +9,10 @@ import time
 from dataclasses import replace
 
 import pytest
+from server import completion
 
 from workbook import dataset, distill
-from workbook.costs import Price, most
+from workbook.costs import Price, most_tokens
 from workbook.teacher import TeacherError, messages_for, open_teacher
 
 
@@ -89,6 +90,17 @@ def test_an_estimate_says_what_is_known_and_why_something_is_asked_again(own_tas
     assert changed["why_again"] == {"instructions": 1} and changed["tokens_out"] == 10, "as long as the known replies"
 
 
+SCRIPT = """
+import sys
+from pathlib import Path
+from workbook import dataset, distill
+from workbook.tasks import load_task
+from workbook.teacher import open_teacher
+task = load_task("article_digest", sys.argv[1])
+distill.distill(task, dataset.read_rows(task), open_teacher("local", task), Path(sys.argv[2]), concurrency=3, progress=False)
+"""
+
+
 def many(article, number):
     return [article | {"id": f"t-{i}", "source": f"t-{i}", "text": f"{article['text']} النشرة {i}."} for i in range(number)]
 
@@ -108,7 +120,7 @@ def test_requests_go_out_together_up_to_the_bound(server, own_task, article, dig
 @pytest.mark.parametrize("limit", ["requests_per_minute", "tokens_per_minute"])
 def test_a_limit_per_minute_holds(limit, server, own_task, article, digest, tmp_path):
     rows, teacher = many(article, 21), live(server, own_task, digest)
-    largest = max(most(teacher.request(messages_for(own_task, row["text"]), own_task.schema), Price(1e6, 1e6)) for row in rows)
+    largest = max(sum(most_tokens(teacher.request(messages_for(own_task, row["text"]), own_task.schema))) for row in rows)
     twenty = {"requests_per_minute": 20, "tokens_per_minute": 20 * largest}[limit]
     distill.distill(own_task, rows, teacher, tmp_path, concurrency=21, progress=False, **{limit: twenty})
     times = sorted(seen["time"] for seen in server.seen)
@@ -155,6 +167,51 @@ def test_the_ledger_says_where_the_schema_was_only_in_the_prompt(server, own_tas
     assert len(server.seen) <= 3 + 3, "the cache does not care how the reply was held to the schema"
 
 
+def test_rows_with_the_same_text_ask_once(server, own_task, article, digest, tmp_path):
+    server.seconds = 0.2
+    rows = [article, article | {"id": "same"}]
+    ledger = distill.distill(own_task, rows, live(server, own_task, digest), tmp_path, progress=False)
+    assert len(server.seen) == 1 and all(line["accepted"] for line in ledger)
+
+
+@pytest.mark.parametrize(
+    "answer", [{"choices": [], "usage": None}, {"hello": 1}, {"choices": [{"index": 0, "message": None, "finish_reason": "stop"}]}]
+)
+def test_an_answer_that_is_no_completion_stops_the_run_in_one_sentence(answer, server, own_task, article, digest, tmp_path):
+    rows, teacher = many(article, 3), live(server, own_task, digest)
+    server.answer = lambda body: answer
+    with pytest.raises(TeacherError, match="the reply is no chat completion"):
+        distill.distill(own_task, rows, teacher, tmp_path, progress=False)
+    server.answer = lambda body: as_text(digest)
+    assert all(line["accepted"] for line in distill.distill(own_task, rows, teacher, tmp_path, progress=False))
+
+
+def test_a_server_that_does_not_count_tokens_is_charged_at_the_most(server, own_task, article, digest, tmp_path):
+    teacher = live(server, own_task, digest)
+    server.answer = lambda body: completion(as_text(digest)) | {"usage": None}
+    (line,) = distill.distill(own_task, [article], teacher, tmp_path, progress=False)
+    assert line["accepted"] and line["completion_tokens"] == 1024 and line["usd"] > 0.01
+
+
+def test_a_bad_limit_is_named(own_task, article, digest, tmp_path):
+    with pytest.raises(ValueError, match="requests_per_minute, tokens_per_minute and concurrency"):
+        distill.distill(own_task, [article], record(own_task, (as_text(digest), "stop")), tmp_path, requests_per_minute=0, progress=False)
+
+
+def test_an_interrupt_keeps_what_is_on_its_way(server, own_task, article, digest, tmp_path):
+    server.answer, server.seconds = lambda body: as_text(digest), 1.0
+    rows = dataset.write_jsonl(tmp_path / "many.jsonl", many(article, 30))
+    command, environment = [sys.executable, "-c", SCRIPT, str(rows), str(tmp_path)], os.environ | server.environment
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    while len(server.seen) < 3:
+        time.sleep(0.02)
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) != 0
+    ledger = dataset.read_jsonl(tmp_path / "ledger.jsonl")
+    assert sum(line["accepted"] for line in ledger) == len(server.seen) < 30
+
+
 def test_the_order_of_the_rows_does_not_matter_to_the_cache(server, own_task, article, digest, tmp_path):
     rows, teacher = many(article, 6), live(server, own_task, digest)
     distill.distill(own_task, rows, teacher, tmp_path, progress=False)
@@ -165,16 +222,7 @@ def test_the_order_of_the_rows_does_not_matter_to_the_cache(server, own_task, ar
 def test_a_killed_run_goes_on_without_asking_twice(server, own_task, article, digest, tmp_path):
     server.answer, server.seconds = lambda body: as_text(digest), 0.1
     rows = dataset.write_jsonl(tmp_path / "many.jsonl", many(article, 30))
-    script = """
-import sys
-from pathlib import Path
-from workbook import dataset, distill
-from workbook.tasks import load_task
-from workbook.teacher import open_teacher
-task = load_task("article_digest", sys.argv[1])
-distill.distill(task, dataset.read_rows(task), open_teacher("local", task), Path(sys.argv[2]), concurrency=3, progress=False)
-"""
-    command, environment = [sys.executable, "-c", script, str(rows), str(tmp_path)], os.environ | server.environment
+    command, environment = [sys.executable, "-c", SCRIPT, str(rows), str(tmp_path)], os.environ | server.environment
     process, cache = subprocess.Popen(command, env=environment), tmp_path / "teacher_cache.jsonl"
     while not cache.exists() or cache.read_bytes().count(b"\n") < 5:
         time.sleep(0.02)

@@ -92,6 +92,15 @@ def test_a_refused_key_and_a_server_error_are_said_without_the_key(server):
         assert KEY not in str(caught.value) and caught.value.__cause__ is None
 
 
+def test_a_refused_key_in_geminis_wrapping_stops_the_run(server):
+    teacher = local(server)
+    wrapped = [{"error": {"code": 400, "message": "API key not valid. Please pass a valid API key.", "status": "INVALID_ARGUMENT"}}]
+    teacher.transport = httpx2.MockTransport(lambda request: httpx2.Response(400, json=wrapped))
+    with pytest.raises(TeacherError, match="API key not valid") as caught:
+        teacher.ask(request(teacher))
+    assert not isinstance(caught.value, RowError)
+
+
 def test_no_server_at_all_is_said():
     environment = {"WORKBOOK_TEACHER_URL": "http://127.0.0.1:9/v1", "WORKBOOK_TEACHER_MODEL": "m"}
     teacher = open_teacher("local", ARTICLE_DIGEST, environment)

@@ -23,7 +23,7 @@ from workbook.costs import PRICES_FROM, price_of
 from workbook.dataset import read_jsonl, write_jsonl
 from workbook.distill import walk
 from workbook.tasks import TASKS, Task, load_task
-from workbook.teacher import PROVIDER, Teacher, TeacherError, open_teacher, read_reply
+from workbook.teacher import NO_COMPLETION, PROVIDER, Teacher, TeacherError, open_teacher, read_reply, reason
 
 MOST_REQUESTS = 50_000  # in one batch, by OpenAI's limits
 ENDED = ("completed", "failed", "expired", "cancelled")
@@ -48,11 +48,18 @@ def write(task: Task, rows: list[dict], teacher: Teacher, folder: Path, cache: C
 
 def submit(client: openai.OpenAI, folder: Path) -> dict[str, str]:
     """Upload each file that was not submitted yet and start its job; returns {file: job id} of the new ones."""
-    started = {}
+    started, unknown = {}, [name for name, job in _jobs(folder).items() if job["id"] is None]
+    if unknown:
+        raise RuntimeError(
+            f"{folder / 'jobs.json'}: {unknown[0]} was being submitted when it broke off; look at the provider's list of batches and "
+            f"put its id there, or delete the entry if it has none"
+        )
     for path in _unsent(folder):
         with path.open("rb") as stream:
             uploaded = client.files.create(file=stream, purpose="batch")
-        job = client.batches.create(input_file_id=uploaded.id, endpoint="/v1/chat/completions", completion_window="24h")
+        _write_jobs(folder, _jobs(folder) | {path.name: {"id": None, "collected": False}})  # so that a break here starts no second job
+        once = client.with_options(max_retries=0)
+        job = once.batches.create(input_file_id=uploaded.id, endpoint="/v1/chat/completions", completion_window="24h")
         _write_jobs(folder, _jobs(folder) | {path.name: {"id": job.id, "collected": False}})
         started[path.name] = job.id
     return started
@@ -62,7 +69,7 @@ def collect(client: openai.OpenAI, folder: Path, cache: Cache) -> dict[str, dict
     """Put the replies of ended jobs into the cache; returns {file: {"status", "replies", "errors"}} of all jobs not collected before."""
     found = {}
     for name, job in _jobs(folder).items():
-        if job["collected"]:
+        if job["collected"] or job["id"] is None:
             continue
         state = client.batches.retrieve(job["id"])
         found[name] = {"status": state.status, "replies": 0, "errors": 0}
@@ -70,13 +77,18 @@ def collect(client: openai.OpenAI, folder: Path, cache: Cache) -> dict[str, dict
             continue
         requests = {row["custom_id"]: row["body"] for row in read_jsonl(folder / name)}
         for file_id in filter(None, (state.output_file_id, state.error_file_id)):
-            for line in client.files.content(file_id).text.splitlines():
+            for line in filter(str.strip, client.files.content(file_id).text.split("\n")):
                 answer = json.loads(line)
                 request, response = requests[answer["custom_id"]], answer.get("response") or {}
                 if response.get("status_code") != 200:
                     found[name]["errors"] += 1
                 elif cache.get(request) is None:
-                    cache.add(request, replace(read_reply(response["body"], 0.0, "schema"), batch=True))
+                    try:
+                        reply = read_reply(response["body"], 0.0, "schema")
+                    except NO_COMPLETION:
+                        found[name]["errors"] += 1
+                        continue
+                    cache.add(request, replace(reply, batch=True))
                     found[name]["replies"] += 1
         _write_jobs(folder, _jobs(folder) | {name: job | {"collected": True}})
     return found
@@ -110,7 +122,7 @@ def main() -> None:
     except (TeacherError, ValueError, OSError, RuntimeError) as error:
         raise SystemExit(str(error)) from None
     except openai.APIError as error:
-        raise SystemExit(f"teacher {options.teacher}: {error.message}; nothing is lost, run the command again") from None
+        raise SystemExit(f"teacher {options.teacher}: {reason(error)}; run the command again") from None
 
 
 def _run(options: argparse.Namespace) -> None:

@@ -7,12 +7,11 @@ them hits the cache; changing the prompt or the schema misses, and `Cache.change
 import hashlib
 import json
 import os
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-
-from workbook.dataset import read_jsonl
 
 
 @dataclass(frozen=True)
@@ -43,44 +42,50 @@ def parts(request: dict) -> dict[str, str]:
 
 
 class Cache:
-    """Replies by key, in an append-only JSONL file. A line is on the disk before it counts; a half-written last line is dropped."""
+    """Replies by key, in an append-only JSONL file. A line is on the disk before it counts; a half-written one is passed over."""
 
     def __init__(self, path: Path):
         self.path, self.replies, self.known = path, {}, {}
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            self._drop_half_line()
-            for row in read_jsonl(path):
-                self._remember(row["key"], row["parts"], Reply(**row["reply"]))
+        self._load()
+
+    def _load(self) -> None:
+        for line in self.path.read_text(encoding="utf-8", errors="replace").split("\n") if self.path.exists() else ():
+            try:
+                row = json.loads(line)
+            except ValueError:  # a process was killed while it wrote this line: its reply is asked for again
+                continue
+            self._remember(row["key"], row["parts"], Reply(**row["reply"]))
 
     def _remember(self, key: str, of: dict, reply: Reply) -> None:
         self.replies[key] = reply
         self.known[of["text"], of["after"]] = of
 
-    def _drop_half_line(self) -> None:
-        """A process killed while writing leaves a line without its end: cut it off, its reply is asked for again."""
-        content = self.path.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            with self.path.open("r+b") as stream:
-                stream.truncate(whole)
-
-    def lock(self) -> FileLock:
-        """Held while replies are added. Raises RuntimeError at once if another process holds it."""
+    @contextmanager
+    def lock(self):
+        """Held while replies are added; what others added before is read again. Raises RuntimeError at once if another process holds it."""
         held = FileLock(self.path.with_name(self.path.name + ".lock"))
         try:
             held.acquire(timeout=0)
         except Timeout:
             raise RuntimeError(f"{self.path}: another run is writing to it; wait for it, or give this one its own run_dir") from None
-        return held
+        try:
+            self._load()
+            yield
+        finally:
+            held.release()
 
     def get(self, request: dict) -> Reply | None:
         return self.replies.get(digest(request))
 
     def add(self, request: dict, reply: Reply) -> None:
         line = {"key": digest(request), "parts": parts(request), "reply": asdict(reply)}
-        with self.path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(line, ensure_ascii=False) + "\n")
+        whole = json.dumps(line, ensure_ascii=False).encode() + b"\n"
+        with self.path.open("ab+") as stream:
+            if stream.tell():
+                stream.seek(-1, os.SEEK_END)
+                whole = whole if stream.read(1) == b"\n" else b"\n" + whole
+            stream.write(whole)
             stream.flush()
             os.fsync(stream.fileno())
         self._remember(line["key"], line["parts"], reply)

@@ -32,12 +32,14 @@ def read_raw(path: Path | str) -> tuple[list[dict], dict[str, str]]:
     A row without an id gets 'line N'. Raises ValueError for an id used twice, naming file and line.
     """
     rows, refused, seen = [], {}, set()
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8").split("\n"), 1):
         if not line.strip():
             continue
         try:
             row = {"id": f"line {number}"} | json.loads(line)
-        except (ValueError, TypeError):  # not JSON, or JSON that is not an object
+            if not isinstance(row["id"], str | int):
+                raise TypeError(row["id"])
+        except (ValueError, TypeError):  # not JSON, not an object, or an id that is neither a name nor a number
             refused[f"line {number}"] = "broken_line"
             continue
         if row["id"] in seen:
@@ -114,8 +116,8 @@ def clean(task: Task, rows: list[dict]) -> tuple[list[dict], dict[str, str]]:
     dropped = copies(kept, [_source(task, row) for row in kept], least)
     refused |= {kept[i]["id"]: "duplicate" for i in dropped}
     kept = [row for i, row in enumerate(kept) if i not in dropped]
-    site = furniture([row.get("text", "") for row in kept])
-    kept = [row | {"text": "\n".join(x for x in row["text"].splitlines() if x not in site)} if "text" in row else row for row in kept]
+    site = furniture([row["text"] for row in kept if isinstance(row.get("text"), str)])
+    kept = [_without(row, site) for row in kept]
     refused |= {row["id"]: reason for row in kept if (reason := _not_worth(task, _source(task, row)))}
     order = {row["id"]: i for i, row in enumerate(rows)}
     return [row for row in kept if row["id"] not in refused], dict(sorted(refused.items(), key=lambda pair: order[pair[0]]))
@@ -126,12 +128,19 @@ def rows_of(task: Task) -> list[dict]:
     return clean(task, read_raw(task.raw or task.data)[0])[0]
 
 
+def _without(row: dict, site: set[str]) -> dict:
+    if not isinstance(row.get("text"), str):
+        return row
+    return row | {"text": "\n".join(line for line in row["text"].splitlines() if line not in site)}
+
+
 def _source(task: Task, row: dict) -> str:
     """What a model would read of the row; "" where a field is missing that the task needs."""
     try:
-        return task.render(row) or ""
+        found = task.render(row)
     except (KeyError, TypeError, AttributeError):
         return ""
+    return found if isinstance(found, str) else ""
 
 
 def _not_worth(task: Task, source: str) -> str:

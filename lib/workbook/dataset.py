@@ -15,7 +15,7 @@ from workbook.tasks import Task
 def read_jsonl(path: Path | str) -> list[dict]:
     """The rows of a JSONL file. Raises ValueError naming file and line for a line that is not a JSON object."""
     rows = []
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8").split("\n"), 1):
         if not line.strip():
             continue
         try:

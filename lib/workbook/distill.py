@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from pathlib import Path
 
 import anyio
@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from tqdm import tqdm
 
 from workbook.cache import Cache, Reply
-from workbook.costs import Budget, Price, most
+from workbook.costs import Budget, Price, most_tokens
 from workbook.dataset import source_of, write_jsonl
 from workbook.tasks import Task
 from workbook.teacher import RowError, Teacher, TeacherError, messages_for
@@ -92,8 +92,11 @@ def distill(
 
     Replies are kept in run_dir/teacher_cache.jsonl: a second run asks nothing, and a run that was killed goes on where it stopped.
     Raises TeacherError when the teacher cannot go on or the budget does not allow the next request; what is on its way
-    is waited for and kept, and the ledger says which rows were not asked.
+    is waited for and kept, also when the notebook is interrupted, and the ledger says which rows were not asked. Raises ValueError
+    for a limit below 1.
     """
+    if min(requests_per_minute, tokens_per_minute, concurrency) < 1:
+        raise ValueError("requests_per_minute, tokens_per_minute and concurrency: give at least 1")
     cache = Cache(run_dir / "teacher_cache.jsonl")
     with cache.lock():
         budget = Budget(budget_usd, teacher.price, paid(cache, teacher.price))
@@ -105,7 +108,13 @@ def distill(
         work = _Work(task, teacher, cache, budget, limits, sources, lines, bar, attempts)
         try:
             with start_blocking_portal() as portal:
-                portal.call(work.run, concurrency)
+                running = portal.start_task_soon(work.run, concurrency)
+                try:
+                    running.result()
+                except KeyboardInterrupt:
+                    work.stopped = "interrupted"
+                    running.result()  # a second interrupt does not wait
+                    raise
         finally:
             bar.close()
             dropped = [_head({"id": key}, "") | {"reasons": [why]} for key, why in (refused or {}).items()]
@@ -136,7 +145,7 @@ class _Work:
     def __init__(self, task, teacher, cache, budget, limits, sources, lines, bar, attempts):
         self.task, self.teacher, self.cache, self.budget, self.limits = task, teacher, cache, budget, limits
         self.sources, self.lines, self.bar, self.attempts = sources, lines, bar, attempts
-        self.waiting, self.stopped = deque(lines), ""
+        self.waiting, self.stopped, self.locks = deque(lines), "", defaultdict(anyio.Lock)
 
     async def run(self, concurrency: int) -> None:
         async with self.teacher.connect() as client, anyio.create_task_group() as group:
@@ -145,7 +154,9 @@ class _Work:
 
     async def _worker(self, client) -> None:
         while self.waiting and not self.stopped:
-            await self._label(client, self.waiting.popleft())
+            key = self.waiting.popleft()
+            async with self.locks[self.sources[key]]:  # rows with the same text ask once
+                await self._label(client, key)
             self.bar.set_postfix_str(f"{self.budget.spent:.4f} USD", refresh=False)
             self.bar.update()
 
@@ -166,13 +177,20 @@ class _Work:
             except TeacherError as error:
                 self.stopped = self.stopped or str(error)
                 return
+            except Exception as error:  # a full disk, say: let the others finish and keep what they get
+                self.stopped = self.stopped or f"{type(error).__name__}: {error}"
+                return
             sent += 1
 
     async def _send(self, client, request: dict) -> None:
         """Send within the limits and the budget; the reply is in the cache when this returns. Raises TeacherError."""
         by_request, by_token = self.limits
-        await by_request.acquire()
-        await by_token.acquire(min(most(request, Price(1e6, 1e6)), by_token.max_rate))
+        for limiter, share in ((by_request, 1), (by_token, min(sum(most_tokens(request)), by_token.max_rate))):
+            while not limiter.has_capacity(share) and not self.stopped:
+                await anyio.sleep(0.1)
+            if self.stopped:
+                raise TeacherError(self.stopped)
+            await limiter.acquire(share)
         amount = self.budget.reserve(request)
         if amount is None:
             limit, spent = f"budget_usd {self.budget.usd:g}", self.budget.spent + self.budget.on_the_way
@@ -200,7 +218,9 @@ def ask_once(teacher: Teacher, cache: Cache, messages: list[dict], schema: type[
     request = teacher.request(messages, schema)
     if (reply := cache.get(request)) is not None:
         return reply, True
-    cache.add(request, teacher.ask(request))
+    with cache.lock():
+        if cache.get(request) is None:
+            cache.add(request, teacher.ask(request))
     return cache.get(request), False
 
 

@@ -9,13 +9,14 @@ import os
 import re
 import time
 from collections import Counter
+from dataclasses import replace
 
 import httpx2
 import openai
 from anyio.from_thread import start_blocking_portal
 
 from workbook.cache import Reply, digest
-from workbook.costs import Price, price_of
+from workbook.costs import Price, most_tokens, price_of
 from workbook.dataset import read_jsonl, read_rows
 from workbook.tasks import Task
 
@@ -46,6 +47,8 @@ HOW_TO_GO_LIVE = (
     "For a live teacher set teacher=openai with OPENAI_API_KEY, teacher=gemini with GEMINI_API_KEY, "
     "or teacher=local with WORKBOOK_TEACHER_URL and WORKBOOK_TEACHER_MODEL in the environment."
 )
+NO_COMPLETION = (ValueError, TypeError, KeyError, IndexError, AttributeError)  # what reading some other page as a reply raises
+_ABOUT_KEY = re.compile("api[ _-]?key", re.IGNORECASE)
 _ABOUT_FORMAT = re.compile("response_format|json_schema|schema|structured|guided|grammar", re.IGNORECASE)
 
 
@@ -88,15 +91,23 @@ class Teacher:
             try:
                 answer = await client.chat.completions.create(**(request if structured else bare))
             except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-                if not (structured and _ABOUT_FORMAT.search(_reason(error))):
+                if not (structured and _ABOUT_FORMAT.search(reason(error))):
                     raise
                 answer = await client.chat.completions.create(**bare)
                 self.structured = structured = False
+            reply = read_reply(answer.model_dump(), time.perf_counter() - begun, "schema" if structured else "prompt")
         except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-            raise RowError(f"teacher {self.name}: {_reason(error)}") from None
+            kind = TeacherError if _ABOUT_KEY.search(reason(error)) else RowError
+            raise kind(f"teacher {self.name}: {reason(error)}") from None
         except openai.APIError as error:
-            raise TeacherError(f"teacher {self.name}: {_reason(error)}") from None
-        return read_reply(answer.model_dump(), time.perf_counter() - begun, "schema" if structured else "prompt")
+            raise TeacherError(f"teacher {self.name}: {reason(error)}") from None
+        except NO_COMPLETION as error:
+            raise TeacherError(
+                f"teacher {self.name}: the reply is no chat completion ({type(error).__name__}); check the address"
+            ) from None
+        if not reply.prompt_tokens:  # the server does not count: take the most it can be
+            reply = replace(reply, **dict(zip(("prompt_tokens", "completion_tokens"), most_tokens(request), strict=True)))
+        return reply
 
     def ask(self, request: dict) -> Reply:
         """`send` for one request, from code that is not asynchronous; also inside a notebook, whose own loop is running."""
@@ -113,11 +124,12 @@ def read_reply(answer: dict, seconds: float, structured: str) -> Reply:
     """A `Reply` from a chat completion as the protocol has it, alone or inside a batch."""
     choice, usage = answer["choices"][0], answer.get("usage") or {}
     text = choice["message"].get("content") or choice["message"].get("refusal") or ""
-    tokens = usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0)
+    text = text.encode("utf-8", "replace").decode()  # half of an emoji cannot be written to a file
+    tokens = usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0
     return Reply(text, choice["finish_reason"], *tokens, round(seconds, 3), structured)
 
 
-def _reason(error: openai.APIError) -> str:
+def reason(error: openai.APIError) -> str:
     """What went wrong, without the request: a request can hold a key."""
     if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
         return "the server does not accept the key; check the variable that holds it"
@@ -125,7 +137,9 @@ def _reason(error: openai.APIError) -> str:
         return "the server took too long; try again later, or lower concurrency"
     if isinstance(error, openai.APIConnectionError):
         return "no connection to the server; check the network or the address"
-    body = error.body if isinstance(error.body, dict) else {}
+    body = error.body[0] if isinstance(error.body, list) and error.body else error.body  # Gemini wraps it in a list
+    body = body.get("error", body) if isinstance(body, dict) else {}
+    body = body if isinstance(body, dict) else {"message": body}
     message = body.get("message") or body.get("detail") or type(error).__name__
     if isinstance(error, openai.RateLimitError):
         return f"the server's limit is reached ({message}); lower requests_per_minute, or wait and run again: nothing is asked twice"
