@@ -91,7 +91,8 @@ def test_an_estimate_says_what_is_known_and_why_something_is_asked_again(own_tas
 
 
 SCRIPT = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background of a shell inherits "ignore"
 from pathlib import Path
 from workbook import dataset, distill
 from workbook.tasks import load_task
