@@ -114,3 +114,5 @@ def test_texts_that_are_no_prose_are_copies_only_if_their_words_are_the_same():
     found = rows(words.format(1), words.format(2), words.format(1).replace(",", " ,"))
     kept, refused = cleaning.clean(forms, found)
     assert len(kept) == 2 and refused == {"r2": "duplicate"}
+    forms_with_a_common_line = rows(*(f"{words.format(i)}\nCurrency: EGP" for i in range(4)))
+    assert cleaning.clean(forms, forms_with_a_common_line) == (forms_with_a_common_line, {}), "no line of a form is furniture"

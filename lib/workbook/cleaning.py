@@ -116,8 +116,9 @@ def clean(task: Task, rows: list[dict]) -> tuple[list[dict], dict[str, str]]:
     dropped = copies(kept, [_source(task, row) for row in kept], least)
     refused |= {kept[i]["id"]: "duplicate" for i in dropped}
     kept = [row for i, row in enumerate(kept) if i not in dropped]
-    site = furniture([row["text"] for row in kept if isinstance(row.get("text"), str)])
-    kept = [_without(row, site) for row in kept]
+    if task.prose:  # a line that many forms share is part of the form
+        site = furniture([row["text"] for row in kept if isinstance(row.get("text"), str)])
+        kept = [_without(row, site) for row in kept]
     refused |= {row["id"]: reason for row in kept if (reason := _not_worth(task, _source(task, row)))}
     order = {row["id"]: i for i, row in enumerate(rows)}
     return [row for row in kept if row["id"] not in refused], dict(sorted(refused.items(), key=lambda pair: order[pair[0]]))
