@@ -61,27 +61,30 @@ def open_model(name: str | Path, *, dtype: torch.dtype = torch.bfloat16, quantiz
     base that the adapter names is opened first and the adapter put on it. quantize: 4-bit NF4 weights (QLoRA,
     https://arxiv.org/abs/2305.14314). Raises ModelError.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     folder = Path(name)
     if (folder / "adapter_config.json").is_file():
         return _open_adapter(folder, dtype=dtype, quantize=quantize)
-    source, offline = locate(str(name))
-    extra = {"quantization_config": _nf4(dtype)} if quantize else {}
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=offline)
-        model = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype, local_files_only=offline, device_map="auto" if torch.cuda.is_available() else None, **extra
-        )
-    except OSError as error:
-        where = "this folder has no complete model" if offline else "the hub could not be reached, or has no such model"
-        first = str(error).splitlines()[0]
-        raise ModelError(f"{name}: {where} ({first}). Offline, use profile laptop, whose models are packages.") from error
+    model, tokenizer = open_weights(str(name), dtype=dtype, quantize=quantize), open_tokenizer(name)
     tokenizer.padding_side = "left"  # generation continues at the right end, so padding belongs on the left
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     return model.eval(), tokenizer
+
+
+def open_weights(name: str, *, dtype: torch.dtype = torch.bfloat16, quantize: bool = False):
+    """The model alone; names and `quantize` as in `open_model`, no adapters. Raises ModelError."""
+    from transformers import AutoModelForCausalLM
+
+    source, offline = locate(name)
+    extra = {"quantization_config": _nf4(dtype)} if quantize else {}
+    where = "auto" if torch.cuda.is_available() else None
+    try:
+        return AutoModelForCausalLM.from_pretrained(source, dtype=dtype, local_files_only=offline, device_map=where, **extra)
+    except OSError as error:
+        what = "this folder has no complete model" if offline else "the hub could not be reached, or has no such model"
+        first = str(error).splitlines()[0]
+        raise ModelError(f"{name}: {what} ({first}). Offline, use profile laptop, whose models are packages.") from error
 
 
 def open_tokenizer(name: str | Path):

@@ -114,19 +114,3 @@ def score_bars(results: dict[str, dict[str, tuple]], scores: list[str], title: s
     axes.set_xticklabels(scores)
     axes.legend(frameon=False, ncols=len(results), loc="upper center", bbox_to_anchor=(0.5, -0.1))
     return axes
-
-
-def memory_bars(parts: dict[str, dict[str, int]], title: str = ""):
-    """Stacked bars of `memory.predict`: one bar per method, split into weights, gradients, optimizer, in GiB. Returns the axes."""
-    _, axes = plt.subplots()
-    base = [0.0] * len(parts)
-    for i, kind in enumerate(("weights", "gradients", "optimizer")):
-        heights = [part[kind] / 2**30 for part in parts.values()]
-        axes.bar(list(parts), heights, bottom=base, color=COLOURS[i], label=kind, width=0.6)
-        base = [low + height for low, height in zip(base, heights, strict=True)]
-    for x, top in enumerate(base):
-        axes.annotate(f"{top:.2f} GiB", (x, top), ha="center", va="bottom", xytext=(0, 3), textcoords="offset points")
-    axes.set(ylabel="GiB", title=title)
-    axes.margins(y=0.15)
-    axes.legend(frameon=False)
-    return axes
