@@ -2,6 +2,7 @@
 
 Writes data/samples/ (training files and adapter, so that each notebook runs alone), docs/scores.png, the two tables between their
 marks in README.md, and the line "Measured" of each notebook. The adapter's numbers are stored in bfloat16, which halves its file.
+With a second folder, `python benchmarks/publish.py runs/intake data/intake_adapter`, only the run's adapter is stored there.
 """
 
 import json
@@ -18,10 +19,14 @@ ROOT = Path(__file__).parents[1]
 def samples(run: Path, target: Path) -> None:
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(run / "distilled", target / "distilled")
-    (target / "adapter").mkdir()
-    shutil.copy(run / "adapter" / "adapter_config.json", target / "adapter")
-    weights = {name: tensor.bfloat16() for name, tensor in load_file(run / "adapter" / "adapter_model.safetensors").items()}
-    save_file(weights, target / "adapter" / "adapter_model.safetensors", metadata={"format": "pt"})
+    store_adapter(run / "adapter", target / "adapter")
+
+
+def store_adapter(adapter: Path, target: Path) -> None:
+    target.mkdir(parents=True, exist_ok=True)
+    shutil.copy(adapter / "adapter_config.json", target)
+    weights = {name: tensor.bfloat16() for name, tensor in load_file(adapter / "adapter_model.safetensors").items()}
+    save_file(weights, target / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
 def score_table(report: dict) -> str:
@@ -61,9 +66,11 @@ def measured(notebook: Path, facts: dict, profile: str) -> None:
 
 
 def main() -> None:
-    if len(sys.argv) != 2:
-        raise SystemExit("usage: python benchmarks/publish.py RUN_FOLDER")
+    if len(sys.argv) not in (2, 3):
+        raise SystemExit("usage: python benchmarks/publish.py RUN_FOLDER [FOLDER_FOR_ITS_ADAPTER]")
     run = Path(sys.argv[1])
+    if len(sys.argv) == 3:
+        return store_adapter(run / "adapter", Path(sys.argv[2]))
     report = json.loads((run / "report.json").read_text(encoding="utf-8"))
     done = json.loads((run / "done.json").read_text(encoding="utf-8"))
     if not report["meaningful"]:
