@@ -12,7 +12,6 @@ import argparse
 import json
 import tempfile
 from contextlib import nullcontext
-from pathlib import Path
 
 from publish import ROOT, fill
 from safetensors.torch import load_file, save_file
@@ -107,7 +106,7 @@ def main() -> None:
     report = {"base": BASE, "instruct": INSTRUCT, "seed": options.seed, "settings": SETTINGS, "training": training_facts}
     report |= {"prompts": len(rows), "systems": systems, "answers": texts}
     path.write_text(json.dumps(report, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    card = Path(ROOT / "data" / "README.md")
+    card = ROOT / "data" / "README.md"
     card.write_text(fill(card, "instruct", table(systems)), encoding="utf-8")
     print(table(systems))
 
