@@ -138,6 +138,36 @@ def test_an_adapter_opens_with_its_base_and_says_when_it_cannot(tmp_path, tiny_m
         open_model(tmp_path / "adapter")
 
 
+def grown(base, folder, **change):
+    """A model like the one in `base` but of other sizes, with its tokenizer, in `folder`."""
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    shutil.copytree(base, folder)
+    (folder / "model.safetensors").unlink()
+    known = json.loads((base / "config.json").read_text()) | change
+    Qwen2ForCausalLM(Qwen2Config(**{key: value for key, value in known.items() if key != "layer_types"})).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("change", [{"intermediate_size": 96}, {"num_hidden_layers": 3}, {"num_hidden_layers": 1}])
+def test_an_adapter_on_another_base_names_both(tmp_path, tiny_model, change):
+    from workbook import training
+    from workbook.profiles import load_profile
+
+    model, _ = open_model(tiny_model)
+    training.add_lora(model, load_profile("smoke", lora_r=2), str(tiny_model)).save_pretrained(
+        tmp_path / "adapter", save_embedding_layers=False
+    )
+    other = grown(tiny_model, tmp_path / "other", **change)
+    with pytest.raises(ModelError, match=f"adapter .*trained on '{tiny_model}', it does not fit '{other}'"):
+        open_model(tmp_path / "adapter", base=other)
+    config = tmp_path / "adapter" / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": str(other)}))
+    with pytest.raises(ModelError, match="does not fit"):
+        open_model(tmp_path / "adapter")
+    open_model(tmp_path / "adapter", base=tiny_model)
+
+
 def test_the_cache_has_no_pickles():
     assert not [path for path in Path(models.cache_dir()).rglob("*") if path.suffix in {".pkl", ".pt", ".pth", ".bin"}]
     assert os.environ["HF_HUB_OFFLINE"] == "1"

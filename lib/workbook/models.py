@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from filelock import FileLock
 from platformdirs import user_cache_path
+from safetensors import safe_open
 from tqdm import tqdm
 
 
@@ -54,16 +55,16 @@ def cache_dir() -> Path:
     return Path(os.environ.get("WORKBOOK_CACHE") or user_cache_path("finetuning-workbook"))
 
 
-def open_model(name: str | Path, *, dtype: torch.dtype = torch.bfloat16, quantize: bool = False):
+def open_model(name: str | Path, *, dtype: torch.dtype = torch.bfloat16, quantize: bool = False, base: str | Path | None = None):
     """(model, tokenizer) for `name`, in evaluation mode, on the GPU if there is one.
 
     name: "base", "instruct", a name in PACKAGED, a local folder, a hub id, or a folder with a LoRA adapter: then the
-    base that the adapter names is opened first and the adapter put on it. quantize: 4-bit NF4 weights (QLoRA,
-    https://arxiv.org/abs/2305.14314). Raises ModelError.
+    base that the adapter names, or `base` if one is given, is opened first and the adapter put on it. quantize: 4-bit NF4
+    weights (QLoRA, https://arxiv.org/abs/2305.14314). Raises ModelError.
     """
     folder = Path(name)
     if (folder / "adapter_config.json").is_file():
-        return _open_adapter(folder, dtype=dtype, quantize=quantize)
+        return _open_adapter(folder, base, dtype=dtype, quantize=quantize)
     model, tokenizer = open_weights(str(name), dtype=dtype, quantize=quantize), open_tokenizer(name)
     tokenizer.padding_side = "left"  # generation continues at the right end, so padding belongs on the left
     if tokenizer.pad_token is None:
@@ -78,9 +79,8 @@ def open_weights(name: str, *, dtype: torch.dtype = torch.bfloat16, quantize: bo
 
     source, offline = locate(name)
     extra = {"quantization_config": _nf4(dtype)} if quantize else {}
-    where = "auto" if torch.cuda.is_available() else None
     try:
-        return AutoModelForCausalLM.from_pretrained(source, dtype=dtype, local_files_only=offline, device_map=where, **extra)
+        return AutoModelForCausalLM.from_pretrained(source, dtype=dtype, local_files_only=offline, device_map=_device(), **extra)
     except OSError as error:
         what = "this folder has no complete model" if offline else "the hub could not be reached, or has no such model"
         first = str(error).splitlines()[0]
@@ -98,15 +98,39 @@ def open_tokenizer(name: str | Path):
         raise ModelError(f"{name}: no tokenizer could be opened ({str(error).splitlines()[0]})") from error
 
 
-def _open_adapter(folder: Path, **options):
-    from peft import PeftModel
+def _device() -> str | dict | None:
+    """Where the weights go: all GPUs together, or one for each process if there are several processes."""
+    if not torch.cuda.is_available():
+        return None
+    return {"": int(os.environ["LOCAL_RANK"])} if int(os.environ.get("WORLD_SIZE", 1)) > 1 else "auto"
 
-    base = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
+
+def _open_adapter(folder: Path, base: str | Path | None, **options):
+    from peft import PeftModel, get_peft_model_state_dict
+
+    trained_on = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
+    base = str(base or trained_on)
     try:
         model, tokenizer = open_model(base, **options)
     except ModelError as error:
         raise ModelError(f"adapter {folder}: useless without its base {base!r}, which cannot be opened: {error}") from error
-    return PeftModel.from_pretrained(model, folder).eval(), tokenizer
+    try:
+        adapted = PeftModel.from_pretrained(model, folder)
+        if others := _layers(folder) ^ {name for name in get_peft_model_state_dict(adapted) if ".lora_" in name}:
+            raise ValueError(f"only one of the two has {min(others)}")
+    except (RuntimeError, ValueError) as error:
+        detail = str(error).strip().splitlines()[-1].strip()[:200]
+        raise ModelError(
+            f"adapter {folder}: trained on {trained_on!r}, it does not fit {base!r}, whose layers are others. "
+            f"Open it on the base that it was trained on ({detail})"
+        ) from error
+    return adapted.eval(), tokenizer
+
+
+def _layers(folder: Path) -> set[str]:
+    """The names of an adapter's matrices; PEFT loads those that it finds a layer for, and says nothing of the others."""
+    with safe_open(folder / "adapter_model.safetensors", "pt") as file:
+        return {name for name in file.keys() if ".lora_" in name}  # noqa: SIM118
 
 
 def _nf4(dtype: torch.dtype):

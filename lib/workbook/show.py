@@ -1,10 +1,13 @@
 """Everything a learner looks at: token chips, the loss mask, right-to-left text, and plots in one style."""
 
 import html
+import io
+import time
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-from IPython.display import HTML
+from IPython import get_ipython
+from IPython.display import HTML, Image, display
 
 from workbook.dataset import read_jsonl
 from workbook.text import language
@@ -88,6 +91,29 @@ def loss_curve(path: Path | str):
     axes.set(xlabel="optimizer step", ylabel="loss (nats per token)", ylim=(0, None))
     axes.legend(frameon=False)
     return axes
+
+
+def is_live() -> bool:
+    """Whether a person watches this kernel. Papermill and nbclient send with every cell that nobody can be asked for input."""
+    shell = get_ipython()
+    return hasattr(shell, "get_parent") and bool(shell.get_parent().get("content", {}).get("allow_stdin"))
+
+
+def live_loss(path: Path | str, every: float = 2.0):
+    """A function that draws `loss_curve` in place, at most once in `every` seconds unless told that it is the `last` time."""
+    place, drawn = display(display_id=True), 0.0
+
+    def draw(last: bool = False) -> None:
+        nonlocal drawn
+        if not last and time.monotonic() - drawn < every:
+            return
+        figure, image = loss_curve(path).figure, io.BytesIO()
+        figure.savefig(image, format="png", bbox_inches="tight")
+        plt.close(figure)
+        place.update(Image(image.getvalue()))
+        drawn = time.monotonic()
+
+    return draw
 
 
 def bars(values: dict[str, float], label: str, title: str = "", *, flat: bool = False):

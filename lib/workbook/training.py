@@ -3,122 +3,42 @@
 Three things make it fast on a CPU, and none changes the loss: rows are tokenized once and batched by length; the logits are
 computed at the completion positions only (a vocabulary of 262,144 makes them the most expensive layer); and matrix products
 run in bfloat16 where the processor has it. On a GPU, TRL's own fused loss is used.
+
+A run that was stopped goes on from its last checkpoint when it is started again, to the same bits on a CPU. A run can also
+be started from the command line: as one process, as two on a CPU (accelerate would need MPI there, so PyTorch's launcher is
+used), or on several GPUs with the weights sharded over them (FSDP):
+
+    python -m workbook.training --profile laptop --train train.jsonl --validation validation.jsonl
+    torchrun --nproc_per_node 2 -m workbook.training --profile laptop --train ...
+    accelerate launch --config_file configs/fsdp.yaml --num_processes 4 -m workbook.training --profile gpu --train ...
 """
 
+import argparse
+import errno
 import json
-import math
+import os
+import shutil
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from datasets import Dataset
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from peft import LoraConfig, get_peft_model
-from transformers import PrinterCallback, TrainerCallback
-from trl import SFTConfig, SFTTrainer
+from transformers import set_seed
+from transformers.utils import logging
 
-from workbook.dataset import layout, order
-from workbook.profiles import Profile
+from workbook import checkpoint
+from workbook.dataset import read_jsonl
+from workbook.encoding import by_length, collate, digest, encode, encode_rows, in_order, read_up_to
+from workbook.loss import IGNORE, FusedCrossEntropy, completion_loss
+from workbook.models import ModelError, open_model
+from workbook.profiles import Profile, load_profile
+from workbook.progress import Log, best
+from workbook.trainer import CompletionTrainer, make
 
-IGNORE = -100  # the label of a token that is not to be learned, by PyTorch's convention
-
-
-def encode(row: dict, tokenizer) -> dict:
-    """{"input_ids", "labels"} of a prompt/completion row; the prompt's labels are IGNORE, the end token is learned."""
-    prompt = tokenizer(layout(row["prompt"], tokenizer), add_special_tokens=not tokenizer.chat_template)["input_ids"]
-    completion = tokenizer(row["completion"], add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
-    return {"input_ids": prompt + completion, "labels": [IGNORE] * len(prompt) + completion}
-
-
-def encode_rows(rows: list[dict], tokenizer, max_length: int) -> tuple[list[dict], list[str]]:
-    """(encoded rows that fit in `max_length` tokens, ids of those that do not). Cutting one would teach broken JSON."""
-    encoded = [encode(row, tokenizer) for row in rows]
-    fits = [len(item["input_ids"]) <= max_length for item in encoded]
-    kept = [item for item, fit in zip(encoded, fits, strict=True) if fit]
-    return kept, [row["id"] for row, fit in zip(rows, fits, strict=True) if not fit]
-
-
-def by_length(encoded: list[dict], batch_size: int, seed: int) -> list[dict]:
-    """`encoded` so ordered that each batch holds rows of like length, while the batches come in a random order."""
-    rows = sorted(encoded, key=lambda row: len(row["input_ids"]))
-    batches = [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
-    shuffled = sorted(range(len(batches)), key=lambda i: order(str(i), seed))
-    return [row for i in shuffled for row in batches[i]]
-
-
-def collate(rows: list[dict], pad: int) -> dict[str, torch.Tensor]:
-    """Rows padded on the right to (batch, length): input_ids, attention_mask, labels."""
-    length = max(len(row["input_ids"]) for row in rows)
-    fill = lambda name, value: torch.tensor([row[name] + [value] * (length - len(row[name])) for row in rows])  # noqa: E731
-    ids = fill("input_ids", pad)
-    mask = torch.tensor([[1] * len(row["input_ids"]) + [0] * (length - len(row["input_ids"])) for row in rows])
-    return {"input_ids": ids, "attention_mask": mask, "labels": fill("labels", IGNORE)}
-
-
-class FusedCrossEntropy(torch.autograd.Function):
-    """Mean cross-entropy of `hidden @ head.T` against `labels`, for a frozen head, never holding all the logits.
-
-    hidden (n, d), head (vocabulary, d), labels (n,). A chunk of rows at a time: its logits, its loss, and at once its
-    gradient (softmax - one-hot) @ head, so that the chunk's logits can be dropped. The idea is Liger's fused linear
-    cross-entropy (https://arxiv.org/abs/2410.10989); with a vocabulary of 262,144 it is most of what a CPU can save.
-    """
-
-    ROWS = 128
-
-    @staticmethod
-    def forward(ctx, hidden, head, labels):
-        gradient, total = torch.empty_like(hidden), 0.0
-        for first in range(0, len(hidden), FusedCrossEntropy.ROWS):
-            rows = slice(first, first + FusedCrossEntropy.ROWS)
-            logits, wanted = (hidden[rows] @ head.T).float(), labels[rows, None]
-            at_label = logits.gather(1, wanted)
-            peak = logits.amax(1, keepdim=True)
-            weights = logits.sub_(peak).exp_()
-            mass = weights.sum(1, keepdim=True)
-            total += (mass.log() + peak - at_label).sum()
-            weights.div_(mass).scatter_add_(1, wanted, torch.full_like(mass, -1.0))
-            gradient[rows] = weights.to(head.dtype) @ head
-        ctx.save_for_backward(gradient.div_(len(hidden)))
-        return total / len(hidden)
-
-    @staticmethod
-    def backward(ctx, upstream):
-        return ctx.saved_tensors[0] * upstream, None, None
-
-
-def completion_loss(model, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Mean cross-entropy of the completion tokens: the body runs over all tokens, the head over the learned ones only."""
-    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
-    hidden = causal.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).last_hidden_state
-    wanted = batch["labels"][:, 1:]
-    learned = wanted != IGNORE  # position t predicts token t + 1
-    return FusedCrossEntropy.apply(hidden[:, :-1][learned], causal.get_output_embeddings().weight, wanted[learned])
-
-
-class CompletionTrainer(SFTTrainer):
-    """SFTTrainer whose loss on a CPU is `completion_loss`; the rows arrive in order, already batched by length."""
-
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        if self.args.device.type == "cuda":
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        loss = completion_loss(model, inputs)
-        return (loss, {"loss": loss}) if return_outputs else loss
-
-
-class Log(TrainerCallback):
-    """Appends each logged step to a JSONL file as it happens, so that a stopped run leaves its curve; prints a tenth of them."""
-
-    def __init__(self, path: Path):
-        self.path, self.begun = path, time.perf_counter()
-        path.write_text("")
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        line = {"step": state.global_step, "epoch": state.epoch, "seconds": round(time.perf_counter() - self.begun, 2)} | logs
-        with self.path.open("a") as stream:
-            stream.write(json.dumps(line) + "\n")
-        shown = next((key for key in ("eval_loss", "loss") if key in line), None)
-        if shown == "eval_loss" or (shown and state.global_step % max(1, state.max_steps // 10) == 0):
-            name = "validation loss" if shown == "eval_loss" else "loss"
-            print(f"step {state.global_step:3} of {state.max_steps}   {name} {line[shown]:.3f}   {line['seconds']:.0f} s", flush=True)
+__all__ = ["IGNORE", "FusedCrossEntropy", "by_length", "collate", "completion_loss", "encode", "encode_rows"]  # from where they live now
 
 
 def fast_dtype() -> torch.dtype:
@@ -139,86 +59,177 @@ def fast_dtype() -> torch.dtype:
     return min(seconds, key=seconds.__getitem__)
 
 
-def lora_config(profile: Profile) -> LoraConfig:
-    """LoRA (https://arxiv.org/abs/2106.09685) on every linear layer of the body, at the profile's rank."""
-    return LoraConfig(r=profile.lora_r, lora_alpha=profile.lora_alpha, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
+def lora_config(profile: Profile, targets: str | list[str] = "all-linear") -> LoraConfig:
+    """LoRA (https://arxiv.org/abs/2106.09685) at the profile's rank, by default on every linear layer of the body."""
+    if profile.lora_r < 1:
+        raise ValueError(f"lora_r: an adapter of rank {profile.lora_r} has no weights to train; choose 1 or more")
+    return LoraConfig(r=profile.lora_r, lora_alpha=profile.lora_alpha, lora_dropout=0.0, target_modules=targets, task_type="CAUSAL_LM")
 
 
-def add_lora(model, profile: Profile, base: str):
-    """`model` with a fresh adapter in training mode; the adapter's file will name `base`, not a folder of this machine."""
-    model = get_peft_model(model, lora_config(profile), autocast_adapter_dtype=True)
+def add_lora(model, profile: Profile, base: str, targets: str | list[str] = "all-linear"):
+    """`model` with a fresh adapter in training mode; the adapter's file will name `base`, not a folder of this machine.
+
+    targets: "all-linear", or the last parts of the names of the layers to adapt, such as ["q_proj", "v_proj"]. Raises
+    ValueError for one that the model does not have, naming those that it has.
+    """
+    if targets != "all-linear":
+        layers = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+        if unknown := [name for name in targets if name not in layers]:
+            raise ValueError(f"targets: {base} has no layer called {', '.join(unknown)}; it has {', '.join(sorted(layers))}")
+    model = get_peft_model(model, lora_config(profile, targets), autocast_adapter_dtype=True)
     model.peft_config["default"].base_model_name_or_path = base
     return model
 
 
 def train(model, tokenizer, train_rows: list[dict], validation_rows: list[dict], profile: Profile) -> dict:
-    """Train the adapter of `model` (see `add_lora`) and write run_dir/adapter and run_dir/training.jsonl.
+    """Train the adapter of `model` (see `add_lora`); write run_dir/adapter and run_dir/training.jsonl.
 
-    Returns {"steps", "train_loss", "validation_loss", "seconds", "tokens_per_second", "too_long"}. Raises ValueError if
-    no row fits in the profile's max_length, and FloatingPointError if the loss stops being a number; the adapter of an
-    earlier run is replaced only after training has ended well.
+    The profile's batch_size is that of one optimizer step, over all processes. Of the checkpoints, the adapter with the
+    lowest validation loss is kept, without validation rows the last. A run that was stopped is taken up at its last
+    checkpoint in run_dir/trainer, if rows and settings are the same; after a run that ended well, they are removed.
+
+    Returns {"steps", "kept_step", "resumed_from", "train_loss", "validation_loss", "seconds", "tokens_per_second",
+    "too_long"}. Raises ValueError for rows that cannot be trained on, FloatingPointError as soon as the loss is no number,
+    OSError if the disk is full. Then `model` has the adapter that it came with, and that of an earlier run is still in run_dir.
     """
-    encoded, too_long = encode_rows(train_rows, tokenizer, profile.max_length)
-    if not encoded:
-        raise ValueError(f"max_length: none of the {len(train_rows)} training rows fits in {profile.max_length} tokens; raise it")
+    encoded, too_long = _fitting(train_rows, tokenizer, profile)
     held_out, _ = encode_rows(validation_rows, tokenizer, profile.max_length)
-    epochs = max(1, math.ceil(profile.epochs))
-    ordered = [row for epoch in range(epochs) for row in by_length(encoded, profile.batch_size, profile.seed + epoch)]
-    ordered = ordered[: max(1, round(len(encoded) * profile.epochs))]
-    cuda = torch.cuda.is_available()
-    steps = math.ceil(len(ordered) / profile.batch_size)
-    args = SFTConfig(
-        output_dir=str(profile.run_dir / "trainer"),
-        max_steps=steps,
-        per_device_train_batch_size=profile.batch_size,
-        per_device_eval_batch_size=profile.batch_size,
-        learning_rate=profile.learning_rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=max(1, steps // 20),
-        weight_decay=0.0,
-        max_grad_norm=1.0,
-        bf16=cuda or model.dtype == torch.bfloat16,
-        use_cpu=not cuda,
-        activation_checkpointing=False,
-        max_length=None,
-        train_sampling_strategy="sequential",
-        dataset_kwargs={"skip_prepare_dataset": True},
-        remove_unused_columns=False,
-        eval_strategy="steps" if held_out else "no",
-        eval_steps=max(1, steps // 3),
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        seed=profile.seed,
-        data_seed=profile.seed,
-    )
-    trainer = CompletionTrainer(
-        model=model,
-        args=args,
-        train_dataset=Dataset.from_list(ordered),
-        eval_dataset=Dataset.from_list(held_out) if held_out else None,
-        processing_class=tokenizer,
-        data_collator=lambda rows: collate(rows, tokenizer.pad_token_id),
-        callbacks=[Log(profile.run_dir / "training.jsonl")],
-    )
-    trainer.remove_callback(PrinterCallback)
-    begun = time.perf_counter()
-    result = trainer.train()
-    seconds = time.perf_counter() - begun
-    if not math.isfinite(result.training_loss):
-        raise FloatingPointError(
-            f"learning_rate: the loss is {result.training_loss} at {profile.learning_rate}; nothing was saved; lower it"
-        )
-    last = trainer.state.log_history[-2] if held_out else {}  # the evaluation of the last step, if there was one
-    validation_loss = last.get("eval_loss") or (trainer.evaluate()["eval_loss"] if held_out else None)
-    model.save_pretrained(profile.run_dir / "adapter", save_embedding_layers=False)
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    if profile.batch_size % processes:
+        raise ValueError(f"batch_size: {profile.batch_size} rows cannot be shared equally by {processes} processes; choose a multiple")
+    ordered = in_order(encoded, profile)
+    blank = {"input_ids": [tokenizer.pad_token_id] * 2, "labels": [IGNORE] * 2}  # learns nothing; gives each process its share
+    ordered += [blank] * (-len(ordered) % profile.batch_size if processes > 1 else 0)
+    log = Log(profile.run_dir / "training.jsonl", read_up_to(ordered, profile.batch_size))
+    trainer = make(model, tokenizer, ordered, held_out, profile, log)
+    trainer.settings = _settings(model, encoded, held_out, profile)
+    found = _begin(trainer, profile.run_dir)
+    with _faults(model, profile):
+        trainer.train(resume_from_checkpoint=str(found) if found else None)
+        seconds, history = log.seconds, trainer.state.log_history
+        step, validation_loss = best(history)
+        kept = Path(trainer.args.output_dir) / f"checkpoint-{step or trainer.state.global_step}"
+        if checkpoint.step_of(kept) != trainer.state.global_step:
+            checkpoint.load_weights(kept, trainer.model_wrapped)
+        trainer.accelerator.wait_for_everyone()
+        if trainer.args.should_save:
+            checkpoint.publish(kept, profile.run_dir / "adapter")
+            shutil.rmtree(trainer.args.output_dir)
+        trainer.accelerator.wait_for_everyone()
+    losses = [line["loss"] for line in history if "loss" in line]
     return {
-        "steps": steps,
-        "train_loss": result.training_loss,
+        "steps": trainer.state.global_step,
+        "kept_step": checkpoint.step_of(kept),
+        "resumed_from": checkpoint.step_of(found) if found else None,
+        "train_loss": sum(losses) / len(losses),
         "validation_loss": validation_loss,
         "seconds": seconds,
-        "tokens_per_second": sum(len(row["input_ids"]) for row in ordered) / seconds,
+        "tokens_per_second": log.tokens[trainer.state.global_step] / seconds,
         "too_long": too_long,
     }
+
+
+def _fitting(rows: list[dict], tokenizer, profile: Profile) -> tuple[list[dict], list[str]]:
+    if not rows:
+        raise ValueError("train_rows: there is not one row to train on; give a file with at least one")
+    for number, row in enumerate(rows, 1):
+        if missing := {"id", "prompt", "completion"} - row.keys():
+            raise ValueError(
+                f"train_rows: row {number} has no {', '.join(sorted(missing))}; every row needs an id, a prompt and a completion"
+            )
+    encoded, too_long = encode_rows(rows, tokenizer, profile.max_length)
+    if not encoded:
+        raise ValueError(f"max_length: none of the {len(rows)} training rows fits in {profile.max_length} tokens; raise it")
+    return encoded, too_long
+
+
+def _settings(model, encoded: list[dict], held_out: list[dict], profile: Profile) -> dict:
+    """What two runs must share for one to go on from the other's checkpoint."""
+    trained = [[name, list(p.shape)] for name, p in model.named_parameters() if p.requires_grad]
+    dials = ("batch_size", "learning_rate", "epochs", "seed", "lora_r", "lora_alpha")
+    return {name: getattr(profile, name) for name in dials} | {
+        "base": model.peft_config["default"].base_model_name_or_path,
+        "precision": str(model.dtype),
+        "trained layers": checkpoint.digest(trained),
+        "training rows": digest(encoded),
+        "validation rows": digest(held_out),
+    }
+
+
+def _begin(trainer: CompletionTrainer, run_dir: Path) -> Path | None:
+    """The checkpoint to go on from, or None; says which in one line. The log is cut to it, and other checkpoints removed."""
+    parent, main = Path(trainer.args.output_dir), trainer.args.should_save
+    found, changed = checkpoint.find(parent, trainer.settings)
+    trainer.accelerator.wait_for_everyone()  # all have looked before the main process tidies up
+    if main and found:
+        print(f"going on from step {checkpoint.step_of(found)}, the last checkpoint in {parent}", flush=True)
+        history = json.loads((found / "trainer_state.json").read_text())["log_history"]
+        checkpoint.keep(parent, {checkpoint.step_of(found), best(history)[0]})
+        shutil.copyfile(found / "training.jsonl", trainer.log_file)
+    elif main:
+        if changed:
+            print(f"training begins anew: the checkpoints in {parent} are of another run ({changed})", flush=True)
+        shutil.rmtree(parent, ignore_errors=True)
+        run_dir.mkdir(parents=True, exist_ok=True)
+        trainer.log_file.write_text("")
+    trainer.accelerator.wait_for_everyone()
+    return found
+
+
+@contextmanager
+def _faults(model, profile: Profile):
+    """Say what to do about a training that fails, and give `model` back the adapter that it came with."""
+    given = [(p, p.detach().clone()) for p in model.parameters() if p.requires_grad]
+    try:
+        yield
+    except BaseException as error:
+        if int(os.environ.get("WORLD_SIZE", 1)) == 1:  # else the process ends now, and its weights are perhaps a shard
+            with torch.no_grad():
+                for parameter, value in given:
+                    parameter.copy_(value)
+        last = max((profile.run_dir / "trainer").glob("checkpoint-*"), key=checkpoint.step_of, default=None)
+        kept = f"The last good checkpoint is kept and opens as an adapter: {last}" if last else "There was no checkpoint yet"
+        if isinstance(error, FloatingPointError):
+            raise FloatingPointError(
+                f"learning_rate: {error}, with {profile.learning_rate}; training stopped there. {kept}. Lower it and train again"
+            ) from None
+        if getattr(error, "errno", None) == errno.ENOSPC or "os error 28" in str(error):
+            message = f"the disk of run_dir is full. {kept}. Make room and train again: it goes on from there"
+            raise OSError(errno.ENOSPC, message, str(profile.run_dir)) from error
+        raise
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m workbook.training", description="Train a LoRA adapter on prompt/completion rows.")
+    parser.add_argument("--profile", default="laptop", help="smoke | laptop | gpu")
+    parser.add_argument("--train", type=Path, required=True, help="JSONL with id, prompt, completion; the profile says how many are used")
+    parser.add_argument("--validation", type=Path, help="rows that choose the checkpoint to keep")
+    parser.add_argument("--run-dir", type=Path, help="where the adapter goes; default: runs/<profile>")
+    parser.add_argument("--base", help="the model to start from; default: the profile's")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="of the frozen weights; default: the faster here")
+    given = parser.parse_args(arguments)
+    try:
+        _run(given)
+    except (ValueError, OSError, ModelError, FloatingPointError) as error:
+        parser.exit(1, f"{error}\n")
+
+
+def _run(given: argparse.Namespace) -> None:
+    profile = load_profile(given.profile, run_dir=given.run_dir, base=given.base, instruct=given.base)
+    train_rows = read_jsonl(given.train)[: profile.train_articles]
+    if not train_rows:
+        raise ValueError(f"--train: {given.train} has no rows; give a file with at least one")
+    validation_rows = read_jsonl(given.validation)[: max(2, profile.train_articles // 20)] if given.validation else []
+    processes = PartialState(cpu=not torch.cuda.is_available())
+    logging.set_verbosity_error()
+    set_seed(profile.seed)
+    chosen = [getattr(torch, given.dtype) if given.dtype else fast_dtype()]
+    model, tokenizer = open_model(profile.student_base, dtype=broadcast_object_list(chosen)[0], quantize=profile.quantize)
+    model = add_lora(model, profile, profile.student_base)
+    result = train(model, tokenizer, train_rows, validation_rows, profile)
+    if processes.is_main_process:
+        print(json.dumps(result | {"adapter": str(profile.run_dir / "adapter")}))
+
+
+if __name__ == "__main__":
+    main()
