@@ -30,5 +30,3 @@ def test_plots_show_what_they_are_given(tmp_path):
     assert [bar.get_height() for bar in show.bars({"a": 3, "ب": 5}, "y").patches] == [3, 5]
     parts = {"full": {"weights": 2**30, "gradients": 2**30, "optimizer": 2**31}}
     assert sum(bar.get_height() for bar in show.memory_bars(parts).patches) == 4
-    results = {"base": {"valid": (10, 5, 20)}, "student": {"valid": (90, 80, 95)}}
-    assert [bar.get_height() for bar in show.score_bars(results, ["valid"]).patches] == [10, 90]
