@@ -9,7 +9,7 @@ from workbook.tasks import Task
 from workbook.teacher import Reply
 
 STAGES = ["parses", "after repair", "fits the schema", "right language", "not truncated", "grounded"]
-_REACHED = {"refusal": 0, "parse": 0, "schema": 2, "language": 3, "ungrounded": 5, "": 6}  # the reason of `judge`: stages passed
+_LAST = {"refusal": 0, "parse": 0, "schema": 1, "language": 2, "ungrounded": 4, "": 5}  # why `judge` refused: the last stage passed
 
 
 def repaired(answer: str) -> str:
@@ -33,14 +33,13 @@ def parses(answer: str) -> bool:
 
 
 def reached(task: Task, answer: str, source: str, cut: bool = False) -> tuple[bool, int]:
-    """(whether the answer parses as it is, how many stages after 'parses' its repaired form passes, each only after the one before).
+    """(whether the answer parses as it is, the place in STAGES of the last one that it passes, repaired where needed; 0 if none).
 
     source: the text that was read. cut: the answer was ended by the limit on its length.
     """
     strict = parses(answer)
     _, reason, _ = judge(task, Reply(answer if strict else repaired(answer), "stop", 0, 0), source)
-    passed = _REACHED[reason]
-    return strict, max(0, (min(passed, 4) if cut else passed) - 1)
+    return strict, min(_LAST[reason], 3) if cut else _LAST[reason]
 
 
 def funnel(task: Task, sources: list[str], answers: dict[str, list[str]], cut: dict[str, list[bool]] | None = None) -> dict[str, dict]:
@@ -55,7 +54,7 @@ def funnel(task: Task, sources: list[str], answers: dict[str, list[str]], cut: d
         each = [reached(task, *one) for one in zip(texts, sources, ended, strict=True)]
         share = lambda many: 100.0 * sum(many) / len(many)  # noqa: E731
         found[system] = {STAGES[0]: (share([strict for strict, _ in each]),) * 2} | {
-            stage: (share([passed >= i for _, passed in each]), share([strict and passed >= i for strict, passed in each]))
+            stage: (share([last >= i for _, last in each]), share([strict and last >= i for strict, last in each]))
             for i, stage in enumerate(STAGES[1:], 1)
         }
     return found

@@ -169,7 +169,7 @@ An answer that is not a valid record scores zero.</p>
 {_table(report["scores"], "Scores")}
 {_table(differences, "Student minus the other, headline: 95 % interval, p by flipping the signs of events") if differences else ""}
 {images}{tables}<details><summary>Confusion matrices</summary>{grids}</details>
-{f"<h2>Errors: what differs from the reference is marked</h2>{gallery}" if gallery else ""}
+{f"<h2>Answers, the student's worst first; what differs from the reference is marked</h2>{gallery}" if gallery else ""}
 <pre>{details}</pre>"""
 
 
