@@ -129,5 +129,5 @@ def test_break_even_by_hand():
 
 def test_values_are_shown_as_what_they_are():
     row = {"score": (40.04, 5, 90), "gate": (75.0, 50.0), "missed": (2, 3), "ratio": 0.98765, "tokens": 1234.5, "none": None}
-    assert list(report.frame({"a": row}).loc["a"]) == ["40.0 [5.0, 90.0]", "75 (50)", "2 of 3", "0.988", "1,234.5", ""]
+    assert list(report.frame({"a": row}).loc["a"]) == ["40.0 [5.0, 90.0]", "75 (50)", "2 of 3", "0.99", "1,234.5", ""]
     assert list(report.frame({"a": {"x": 1}, "b": {"y": 2}}).loc["a"]) == ["1", ""]

@@ -10,8 +10,10 @@ from pydantic import BaseModel
 from workbook.metrics import parse
 from workbook.text import language, normalise, words
 
-STYLE = """<style>.gallery{display:block;overflow-x:auto} .gallery table{border-collapse:collapse;width:100%;min-width:60rem}
+STYLE = """<style>.gallery{display:block;overflow-x:auto}
+.gallery table{border-collapse:collapse;table-layout:fixed;width:100%;min-width:60rem}
 .gallery th,.gallery td{vertical-align:top;text-align:start;padding:.3rem .6rem;border-bottom:1px solid #8886;overflow-wrap:anywhere}
+.gallery tr>:first-child{width:7rem}
 .gallery mark{background:#ffd54a;color:#111;border-radius:3px;padding:0 2px} .gallery p{max-width:60rem;line-height:1.7}</style>"""
 
 
@@ -43,7 +45,8 @@ def _cell(mine, theirs) -> str:
 
 
 def _directed(text: str, shown: str) -> str:
-    return f'<div dir="{"rtl" if language(text) == "ar" else "ltr"}">{shown}</div>'
+    """`shown` in the direction of `text`; an object has that of its name, although its other fields may be in English."""
+    return f'<div dir="{"rtl" if language(text.split(" · ")[0]) == "ar" else "ltr"}">{shown}</div>'
 
 
 def card(schema: type[BaseModel], source: str, reference: BaseModel, answers: dict[str, str], title: str = "") -> str:
@@ -59,8 +62,8 @@ def card(schema: type[BaseModel], source: str, reference: BaseModel, answers: di
             if record is not None:
                 body += f"<td>{_cell(record[name], truth[name])}</td>"
             elif i == 0:
-                raw = answers[system][:600]
-                body += f'<td rowspan="{len(truth)}"><mark>no valid record</mark>{_directed(raw, escape(raw))}</td>'
+                raw = escape(answers[system][:600])
+                body += f'<td rowspan="{len(truth)}"><mark>no valid record</mark><div dir="ltr">{raw}</div></td>'
         body += "</tr>"
     text = "".join(f'<p dir="{"rtl" if language(line) == "ar" else "ltr"}">{escape(line)}</p>' for line in source.split("\n"))
     return f'<section class="gallery"><h3>{escape(title)}</h3>{text}<table><tr>{head}</tr>{body}</table></section>'

@@ -124,7 +124,7 @@ def shown(value) -> str:
     if isinstance(value, (list, tuple)):
         first, second = value
         return f"{first} of {second}" if isinstance(first, int) else f"{first:.0f} ({second:.0f})"
-    return f"{value:,.3g}" if abs(value) < 10 else f"{value:,.1f}".removesuffix(".0")
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.{1 if abs(value) >= 10 else 2}f}"
 
 
 def frame(part: dict[str, dict]) -> pd.DataFrame:
@@ -159,9 +159,10 @@ def _page(report: dict, figures: dict[str, Path], gallery: str) -> str:
     facts = ("settings", "prompt_tokens", "signatures", "data_sha256", "versions", "git_commit", "made")
     details = escape(json.dumps({key: report[key] for key in facts if key in report}, ensure_ascii=False, indent=1))
     return f"""<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>Report</title>
-<style>:root{{color-scheme:light dark}} body{{font:15px/1.6 system-ui,sans-serif;max-width:75rem;margin:2rem auto;padding:0 1rem}}
+<style>:root{{color-scheme:light dark}} body{{font:15px/1.6 system-ui,sans-serif;max-width:92rem;margin:2rem auto;padding:0 1rem}}
 table{{border-collapse:collapse;display:block;overflow-x:auto}} td,th{{padding:.3rem .7rem;border-bottom:1px solid #8886;text-align:end}}
-.gallery table{{display:table}} h2{{font-size:1.1rem;margin-top:2rem}} img{{max-width:100%;background:#fff}} figure{{margin:1rem 0}}</style>
+td,tr>:first-child{{white-space:nowrap}} .gallery td{{white-space:normal}} .gallery table{{display:table}}
+ h2{{font-size:1.1rem;margin-top:2rem}} img{{max-width:100%;background:#fff}} figure{{margin:1rem 0}}</style>
 {STYLE}
 <h1>{escape(_title(report))}</h1>
 <p>Mean over the test articles, 0 to 100, with its 95 % interval (bootstrap over events). Free text: chrF++. Lists: F1.
