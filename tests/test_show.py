@@ -28,5 +28,3 @@ def test_plots_show_what_they_are_given(tmp_path):
     lines = show.loss_curve(log).get_lines()
     assert list(lines[0].get_ydata()) == [2.0, 1.0] and list(lines[1].get_ydata()) == [1.5]
     assert [bar.get_height() for bar in show.bars({"a": 3, "ب": 5}, "y").patches] == [3, 5]
-    results = {"base": {"valid": (10, 5, 20)}, "student": {"valid": (90, 80, 95)}}
-    assert [bar.get_height() for bar in show.score_bars(results, ["valid"]).patches] == [10, 90]

@@ -79,3 +79,25 @@ class Budget:
 def hours(requests: int, tokens: float, *, requests_per_minute: float, tokens_per_minute: float) -> float:
     """How long so many requests with so many tokens in all take at a provider's limits, in hours."""
     return max(requests / requests_per_minute, tokens / tokens_per_minute) / 60
+
+
+@dataclass(frozen=True)
+class BreakEven:
+    """An API that charges by the record against a machine that charges by the hour, busy or not.
+
+    api_usd: USD per valid record. usd_per_hour: the machine's price. capacity: the valid records that it makes in an hour.
+    """
+
+    api_usd: float
+    usd_per_hour: float
+    capacity: float
+
+    @property
+    def records_per_hour(self) -> float:
+        """From so many records an hour on, the machine is cheaper, if it can make them; infinite if the API is free."""
+        return self.usd_per_hour / self.api_usd if self.api_usd else float("inf")
+
+    @property
+    def pays(self) -> bool:
+        """Whether one machine can ever be cheaper than the API."""
+        return self.records_per_hour <= self.capacity

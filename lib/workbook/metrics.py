@@ -5,17 +5,18 @@ reader of a database cannot use it.
 """
 
 import json
-import random
 import types
 import typing
 from collections import Counter
+from enum import Enum
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from sacrebleu.metrics import CHRF
 
 from workbook.dataset import source_of
+from workbook.intervals import interval
 from workbook.tasks import Task
-from workbook.text import normalise
+from workbook.text import normalise, words
 
 _CHRF = CHRF(word_order=2)  # chrF++, https://aclanthology.org/W17-4770
 
@@ -24,17 +25,53 @@ def parse(answer: str, schema: type[BaseModel]) -> BaseModel | None:
     """The record that an answer is, or None: the whole answer must be one JSON object that fits the schema."""
     try:
         return schema.model_validate(json.loads(answer))
-    except (json.JSONDecodeError, ValidationError):
+    except (ValueError, RecursionError):  # not JSON, not the schema, a number of 5,000 digits, a thousand open brackets
         return None
 
 
+def plain(annotation):
+    """A field's type without `Annotated` and without `| None`: the type that decides how it is scored."""
+    origin, inside = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return plain(inside[0])
+    if origin in (typing.Union, types.UnionType):
+        kinds = [kind for kind in inside if kind is not types.NoneType]
+        return plain(kinds[0]) if len(kinds) == 1 else annotation
+    return annotation
+
+
+def labels(annotation) -> list:
+    """The values that a field can take if it is a label (a Literal or an Enum), in their order; else []."""
+    kind = plain(annotation)
+    if typing.get_origin(kind) is typing.Literal:
+        return list(typing.get_args(kind))
+    return [one.value for one in kind] if isinstance(kind, type) and issubclass(kind, Enum) else []
+
+
 def chrf(hypothesis: str, reference: str) -> float:
-    """chrF++ of one text, 0 to 100, on normalised spelling."""
-    return _CHRF.sentence_score(normalise(hypothesis), [normalise(reference)]).score
+    """chrF++ of one text, 0 to 100, on normalised spelling; 100 if both are empty."""
+    hypothesis, reference = normalise(hypothesis), normalise(reference)
+    return _CHRF.sentence_score(hypothesis, [reference]).score if hypothesis or reference else 100.0
+
+
+def rouge_l(hypothesis: str, reference: str) -> float:
+    """ROUGE-L of one text, 0 to 100: F1 of the longest common subsequence of words (https://aclanthology.org/W04-1013).
+
+    Words are those of `text.words`, which knows Arabic; 100 if neither text has one.
+    """
+    mine, theirs = words(hypothesis), words(reference)
+    if not mine and not theirs:
+        return 100.0
+    longest = [0] * (len(theirs) + 1)  # of the words of `mine` so far, with each beginning of `theirs`
+    for word in mine:
+        before = longest[:]
+        for i, other in enumerate(theirs, 1):
+            longest[i] = before[i - 1] + 1 if word == other else max(before[i], longest[i - 1])
+    return 200.0 * longest[-1] / (len(mine) + len(theirs))
 
 
 def f1(predicted: list, reference: list) -> float:
-    """F1 of two lists as multisets, 0 to 100; 100 if both are empty."""
+    """F1 of two lists as multisets, 0 to 100: each item is matched with at most one equal item; 100 if both are empty."""
     if not predicted and not reference:
         return 100.0
     common = sum((Counter(predicted) & Counter(reference)).values())
@@ -43,16 +80,12 @@ def f1(predicted: list, reference: list) -> float:
 
 def score_field(annotation, predicted, reference) -> float:
     """A field's score, 0 to 100, by its type: labels by equality, lists by F1 of their items, free text by chrF++."""
-    origin = typing.get_origin(annotation)
-    if origin is typing.Annotated:
-        return score_field(typing.get_args(annotation)[0], predicted, reference)
-    if origin is list:
+    kind = plain(annotation)
+    if predicted is None or reference is None:
+        return 100.0 * (predicted is reference)
+    if typing.get_origin(kind) is list:
         return f1([_item(x) for x in predicted], [_item(x) for x in reference])
-    if annotation is str:
-        return chrf(predicted, reference)
-    if origin in (typing.Union, types.UnionType) and str in typing.get_args(annotation) and predicted and reference:
-        return chrf(predicted, reference)
-    return 100.0 * (predicted == reference)
+    return chrf(predicted, reference) if kind is str else 100.0 * (predicted == reference)
 
 
 def _item(item) -> str:
@@ -70,25 +103,23 @@ def score(schema: type[BaseModel], predicted: BaseModel | None, reference: BaseM
     return {"valid": 100.0 * (predicted is not None)} | fields | {"headline": sum(fields.values()) / len(fields)}
 
 
-def interval(scores: list[float], sources: list[str], *, draws: int = 2000, seed: int = 0) -> tuple[float, float, float]:
-    """(mean, low, high): a 95 % percentile bootstrap that draws whole sources, because articles on one event are not independent."""
-    groups: dict[str, list[float]] = {}
-    for value, source in zip(scores, sources, strict=True):
-        groups.setdefault(source, []).append(value)
-    sums = [(sum(values), len(values)) for values in groups.values()]
-    chance, means = random.Random(seed), []
-    for _ in range(draws):
-        drawn = chance.choices(sums, k=len(sums))
-        means.append(sum(total for total, _ in drawn) / sum(count for _, count in drawn))
-    means.sort()
-    return sum(scores) / len(scores), means[int(0.025 * draws)], means[int(0.975 * draws)]
+def scored(task: Task, rows: list[dict], answers: dict[str, list[str]], references: dict[str, BaseModel]) -> dict[str, list[dict]]:
+    """{system: [`score` of each answer]}, in the order of `rows`. Raises ValueError naming a system without one answer per row."""
+    for system, texts in answers.items():
+        if len(texts) != len(rows):
+            raise ValueError(f"{system}: {len(texts)} answers to {len(rows)} rows; give one per row, in their order")
+    return {
+        system: [score(task.schema, parse(text, task.schema), references[row["id"]]) for row, text in zip(rows, texts, strict=True)]
+        for system, texts in answers.items()
+    }
+
+
+def means(scores: dict[str, list[dict]], rows: list[dict]) -> dict[str, dict[str, tuple]]:
+    """{system: {score: (mean, low, high)}} of what `scored` gave."""
+    sources = [source_of(row) for row in rows]
+    return {system: {name: interval([one[name] for one in many], sources) for name in many[0]} for system, many in scores.items()}
 
 
 def table(task: Task, rows: list[dict], answers: dict[str, list[str]], references: dict[str, BaseModel]) -> dict[str, dict[str, tuple]]:
     """{system: {score: (mean, low, high)}} for the answers of each system to `rows`, in their order."""
-    sources = [source_of(row) for row in rows]
-    results = {}
-    for system, texts in answers.items():
-        scored = [score(task.schema, parse(text, task.schema), references[row["id"]]) for row, text in zip(rows, texts, strict=True)]
-        results[system] = {name: interval([one[name] for one in scored], sources) for name in scored[0]}
-    return results
+    return means(scored(task, rows, answers, references), rows)

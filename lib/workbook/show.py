@@ -125,18 +125,3 @@ def bars(values: dict[str, float], label: str, title: str = "", *, flat: bool = 
     axes.set(**{"xlabel" if flat else "ylabel": label}, title=title)
     axes.margins(**{"x" if flat else "y": 0.15})
     return axes
-
-
-def score_bars(results: dict[str, dict[str, tuple]], scores: list[str], title: str = ""):
-    """Grouped bars of `metrics.table`: one group per score, one bar per system, whiskers for the interval. Returns the axes."""
-    _, axes = plt.subplots(figsize=(9, 4))
-    width = 0.8 / len(results)
-    for i, (system, values) in enumerate(results.items()):
-        mean = [values[score][0] for score in scores]
-        around = [[values[score][0] - values[score][1] for score in scores], [values[score][2] - values[score][0] for score in scores]]
-        where = [x + (i - (len(results) - 1) / 2) * width for x in range(len(scores))]
-        axes.bar(where, mean, width, yerr=around, capsize=3, color=COLOURS[i % len(COLOURS)], label=system, error_kw={"lw": 1})
-    axes.set(xticks=range(len(scores)), ylabel="score, 0 to 100", ylim=(0, 108), title=title)
-    axes.set_xticklabels(scores)
-    axes.legend(frameon=False, ncols=len(results), loc="upper center", bbox_to_anchor=(0.5, -0.1))
-    return axes
