@@ -207,6 +207,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--run-dir", type=Path, help="where the adapter goes; default: runs/<profile>")
     parser.add_argument("--base", help="the model to start from; default: the profile's")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="of the frozen weights; default: the faster here")
+    parser.add_argument(
+        "-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a number of the profile, as in papermill"
+    )
     given = parser.parse_args(arguments)
     try:
         _run(given)
@@ -215,7 +218,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _run(given: argparse.Namespace) -> None:
-    profile = load_profile(given.profile, run_dir=given.run_dir, base=given.base, instruct=given.base)
+    profile = load_profile(given.profile, run_dir=given.run_dir, base=given.base, instruct=given.base, **dict(given.p))
     train_rows = read_jsonl(given.train)[: profile.train_articles]
     if not train_rows:
         raise ValueError(f"--train: {given.train} has no rows; give a file with at least one")
