@@ -218,7 +218,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _run(given: argparse.Namespace) -> None:
-    profile = load_profile(given.profile, run_dir=given.run_dir, base=given.base, instruct=given.base, **dict(given.p))
+    profile = load_profile(given.profile, **{"run_dir": given.run_dir, "base": given.base, "instruct": given.base} | dict(given.p))
     train_rows = read_jsonl(given.train)[: profile.train_articles]
     if not train_rows:
         raise ValueError(f"--train: {given.train} has no rows; give a file with at least one")
