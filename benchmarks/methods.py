@@ -82,6 +82,7 @@ def write(runs: dict, docs: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=300, help="of training for each run")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="run only these")
     parser.add_argument("--model", default="gemma3-270m")
     parser.add_argument(
         "--data", type=Path, default=ROOT / "data" / "samples" / "distilled", help="folder of train.jsonl, validation.jsonl"
@@ -89,18 +90,19 @@ def main() -> None:
     parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="folder for methods.json, and the table if training.md is there")
     options = parser.parse_args()
     files = [options.data / "train.jsonl", options.data / "validation.jsonl", ROOT / "data" / "unrelated.jsonl"]
-    made_from = [options.model, options.seconds, [path.read_text(encoding="utf-8") for path in files]]
-    plan = {digest([method, rate, made_from])[:16]: (method, rate) for method in options.methods for rate in METHODS[method]}
+    settings = load_profile("laptop").model_dump(mode="json", include={"batch_size", "max_length", "lora_r", "lora_alpha", "seed"})
+    made_from = [options.model, options.seconds, settings, [path.read_text(encoding="utf-8") for path in files]]
+    plan = {digest([method, rate, made_from])[:16]: (method, rate) for method, rates in METHODS.items() for rate in rates}
     path, page = options.docs / "methods.json", options.docs / "training.md"
     finished = json.loads(path.read_text()) if path.exists() else {}
     runs = {key: run for key, run in finished.items() if key in plan}
     for key, (method, rate) in plan.items():
-        if key not in runs:
+        if key not in runs and method in options.methods:
             facts = {"method": method, "learning_rate": rate}
             runs[key] = facts | fresh(method, rate, options.model, options.data, options.seconds)
             write(runs, options.docs)
-        print(runs[key], flush=True)
-    made = table([runs[key] for key in plan])
+            print(runs[key], flush=True)
+    made = table([runs[key] for key in plan if key in runs])
     if page.exists():
         page.write_text(fill(page, "methods", made), encoding="utf-8")
     print(made)

@@ -37,6 +37,7 @@ from workbook import dataset, llamafactory, models, training
 from workbook.profiles import load_profile
 from workbook.tasks import ARTICLE_DIGEST as TASK
 
+DTYPES = ("float32", "bfloat16")
 SKIPPED = 2  # steps that are not timed
 LOOKED_AT = {"logging_steps": 1, "save_strategy": "no", "disable_tqdm": True, "report_to": "none"}
 HEADS = ("system", "tokens/s", "ours is faster by", "first loss", "last loss", "peak memory", "of the fp32 peak", "of the bf16 peak")
@@ -60,8 +61,8 @@ def jobs(options, profile, rows: list[dict], ordered: list[dict], tokenizer) -> 
     stock = {"run": "trl", "rows": pairs, "same": same, "lora": lora}
     found = {
         "ours": {"run": "ours", "rows": rows},
-        "stock TRL, fp32": stock | {"own": {"bf16": False}},
-        "stock TRL, bf16": stock | {"own": {}},
+        "stock TRL, float32": stock | {"own": {"bf16": False}},
+        "stock TRL, bfloat16": stock | {"own": {}},
     }
     if options.llamafactory:
         found["LLaMA-Factory"] = {"run": "llamafactory", "same": same}
@@ -88,7 +89,7 @@ def measure(job: dict, options, ordered: list[dict], profile, tokenizer) -> dict
             job["arguments"] = yaml_of(folder, ordered, profile, tokenizer, job["same"])
         (folder / "job.json").write_text(json.dumps(job))
         command = [python, Path(__file__).with_name("train_one.py"), folder / "job.json", folder / "result.json"]
-        done = subprocess.run(command, cwd=folder, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""}, stdout=sys.stderr)
+        done = subprocess.run(command, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""}, stdout=sys.stderr)
         if done.returncode:
             raise SystemExit(f"{job['run']} ended with exit code {done.returncode}; its last words stand above")
         return json.loads((folder / "result.json").read_text())
@@ -109,7 +110,7 @@ def operations(model: str, profile, rows: list[dict]) -> float:
 def summary(found: dict[str, list[dict]], timed: list[dict], work: float) -> list[dict]:
     """One entry a system, the medians over its rounds."""
     tokens, peaks = sum(len(row["input_ids"]) for row in timed), found["peak"]
-    best = {dtype: max(round_[dtype] for round_ in peaks) for dtype in peaks[0]}
+    best = {dtype: max(one[dtype] for one in peaks) for dtype in DTYPES}
     entries = []
     for name, rounds in found.items():
         if name == "peak":
@@ -118,7 +119,8 @@ def summary(found: dict[str, list[dict]], timed: list[dict], work: float) -> lis
         losses = {"first_loss": rounds[0]["losses"][0], "last_loss": rounds[0]["losses"][-1]}
         shares = {f"of_{dtype}": work / seconds / speed for dtype, speed in best.items()}
         memory = statistics.median(one["peak_bytes"] for one in rounds)
-        entries.append({"system": name, "tokens_per_second": tokens / seconds, "peak_bytes": memory} | losses | shares)
+        label = f"{name}, {rounds[0]['dtype']}" if "dtype" in rounds[0] else name
+        entries.append({"system": label, "tokens_per_second": tokens / seconds, "peak_bytes": memory} | losses | shares)
     return entries
 
 
@@ -154,7 +156,12 @@ def main() -> None:
             found[name].append(measure(job, options, ordered, profile, tokenizer))
     timed = ordered[SKIPPED * profile.batch_size :]
     entries = summary(found, timed, operations(options.model, profile, timed))
-    measured = {"steps": options.steps, "rounds": options.rounds, "peak": found["peak"], "systems": entries}
+    measured = {
+        "steps": options.steps,
+        "rounds": options.rounds,
+        "peak": {dtype: [one[dtype] for one in found["peak"]] for dtype in DTYPES},
+        "systems": entries,
+    }
     (options.docs / "train.json").write_text(json.dumps(measured, indent=1) + "\n")
     page = options.docs / "training.md"
     if page.exists():

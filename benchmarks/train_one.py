@@ -23,8 +23,8 @@ class Watch(transformers.TrainerCallback):
         LOSSES.extend([float(logs["loss"])] if "loss" in logs else [])
 
 
-def ours(job: dict) -> None:
-    """`training.train` as notebook 04 calls it."""
+def ours(job: dict) -> dict:
+    """`training.train` as notebook 04 calls it; {"dtype"}, the precision that it chose for this machine."""
     from workbook import models, training
     from workbook.profiles import load_profile
 
@@ -32,6 +32,7 @@ def ours(job: dict) -> None:
     model, tokenizer = models.open_model(job["model"], dtype=training.fast_dtype())
     transformers.set_seed(profile.seed)
     training.train(training.add_lora(model, profile, job["model"]), tokenizer, job["rows"], [], profile)
+    return {"dtype": str(model.dtype).removeprefix("torch.")}
 
 
 def trl(job: dict) -> None:
@@ -85,7 +86,7 @@ def main() -> None:
     found = {"ours": ours, "trl": trl, "llamafactory": llamafactory, "peak": peak}[job["run"]](job)
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     with open(sys.argv[2], "w", encoding="utf-8") as stream:
-        json.dump(found or {"ends": ENDS, "losses": LOSSES, "peak_bytes": resident}, stream)
+        json.dump({"ends": ENDS, "losses": LOSSES, "peak_bytes": resident} | (found or {}), stream)
 
 
 if __name__ == "__main__":
