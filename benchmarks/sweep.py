@@ -1,0 +1,105 @@
+"""Learning rate, rank, alpha, epochs for the `laptop` profile, chosen on validation loss: `python benchmarks/sweep.py`
+
+One factor at a time around one setting, on the rows that notebook 03 left in data/samples/distilled: trained on the first 160
+training rows, scored on all 43 validation rows. The test rows are never opened. One run repeats the setting with another seed: two
+losses that differ by less than those two do are the same loss. Each finished run is written to docs/sweep.json at once, and is not
+done again as long as its rows and settings are the same. About 5 minutes a run on two cores, ten runs. `--only-one` does one missing
+run and ends, with exit code 3 if none was missing. Writes the table between its marks in docs/training.md.
+"""
+
+import argparse
+import json
+import os
+import tempfile
+
+import torch
+from publish import ROOT, fill
+from transformers import set_seed
+
+from workbook import dataset, models, training
+from workbook.cache import digest
+from workbook.profiles import load_profile
+from workbook.tasks import ARTICLE_DIGEST as TASK
+
+CENTRE = {"learning_rate": 5e-4, "lora_r": 16, "lora_alpha": 32, "epochs": 1.0, "seed": 0}
+CHANGES = {
+    "the setting in the middle": [{}],
+    "learning rate": [{"learning_rate": 2e-4}, {"learning_rate": 1e-3}],
+    "rank, alpha twice the rank": [{"lora_r": 4, "lora_alpha": 8}, {"lora_r": 64, "lora_alpha": 128}],
+    "alpha": [{"lora_alpha": 16}, {"lora_alpha": 64}],
+    "epochs": [{"epochs": 2.0}],
+    "seed": [{"seed": 1}],
+}
+OURS = ("base", "train_articles", "batch_size", "max_length")  # what of the profile decides a run's result, beside CENTRE
+LOSSES = ("validation_loss", "train_loss")
+PATH, PAGE = ROOT / "docs" / "sweep.json", ROOT / "docs" / "training.md"
+
+
+def plan(train_rows: list[dict], validation_rows: list[dict]) -> dict[str, dict]:
+    """{key: {"factor", the setting}}; the key changes when rows or settings do."""
+    runs = {}
+    for factor, changes in CHANGES.items():
+        for change in changes:
+            profile = load_profile("laptop", **CENTRE | change)
+            setting = {name: getattr(profile, name) for name in (*OURS, *CENTRE)}
+            rows = [train_rows[: profile.train_articles], validation_rows]
+            runs[digest([setting, rows])[:16]] = {"factor": factor} | setting
+    return runs
+
+
+def one(run: dict, train_rows: list[dict], validation_rows: list[dict], dtype: torch.dtype) -> dict:
+    """Train at this run's setting; the adapter goes to a temporary folder and is dropped."""
+    with tempfile.TemporaryDirectory() as folder:
+        profile = load_profile("laptop", run_dir=folder).model_copy(update={name: run[name] for name in CENTRE})
+        model, tokenizer = models.open_model(profile.student_base, dtype=dtype)
+        set_seed(profile.seed)  # the adapter's first numbers are drawn from it
+        model = training.add_lora(model, profile, profile.student_base)
+        try:
+            result = training.train(model, tokenizer, train_rows[: profile.train_articles], validation_rows, profile)
+        except FloatingPointError:
+            result = {"validation_loss": None, "train_loss": None, "steps": None, "seconds": None}
+    return {name: result[name] for name in (*LOSSES, "steps", "seconds")} | {"dtype": str(dtype).removeprefix("torch.")}
+
+
+def table(runs: dict[str, dict]) -> str:
+    lines = [
+        "| changed | learning rate | rank | alpha | epochs | seed | validation loss | training loss |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for run in runs.values():
+        losses = " | ".join(f"{run[name]:.3f}" if run.get(name) else "diverged" if name in run else "not run" for name in LOSSES)
+        cells = (run["factor"], f"{run['learning_rate']:g}", run["lora_r"], run["lora_alpha"], f"{run['epochs']:g}", run["seed"], losses)
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines)
+
+
+def write(runs: dict[str, dict]) -> None:
+    """docs/sweep.json, all or nothing, and the table in the page."""
+    temporary = PATH.with_name(PATH.name + ".tmp")
+    temporary.write_text(json.dumps(runs, indent=1) + "\n")
+    os.replace(temporary, PATH)
+    PAGE.write_text(fill(PAGE, "sweep", table(runs)), encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only-one", action="store_true", help="do one missing run, then end")
+    options = parser.parse_args()
+    folder = ROOT / "data" / "samples" / "distilled"
+    train_rows, validation_rows = (dataset.read_distilled(TASK, folder / f"{side}.jsonl") for side in ("train", "validation"))
+    finished = json.loads(PATH.read_text()) if PATH.exists() else {}
+    runs = {key: finished.get(key, run) for key, run in plan(train_rows, validation_rows).items()}
+    used = {run["dtype"] for run in runs.values() if "dtype" in run}  # a fast_dtype that flips would blur the comparison
+    dtype = getattr(torch, used.pop()) if used else training.fast_dtype()
+    missing = [key for key in runs if "validation_loss" not in runs[key]]
+    for key in missing[: 1 if options.only_one else None]:
+        print(f"{len(runs) - len(missing)} runs are there; now {runs[key]}", flush=True)
+        runs[key] |= one(runs[key], train_rows, validation_rows, dtype)
+        write(runs)
+    print(table(runs))
+    if options.only_one and not missing:
+        raise SystemExit(3)
+
+
+if __name__ == "__main__":
+    main()
