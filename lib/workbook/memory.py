@@ -144,11 +144,11 @@ def predict(
             _pack(model)
         return trace(prepare(model, method, r, checkpointing), loss_of, **options)
 
-    if exact or depth <= 6:
+    if exact or depth <= 4:
         phases = at(depth)
     else:
-        low, high = at(4), at(6)
-        phases = [{kind: a[kind] + (b[kind] - a[kind]) * (depth - 4) // 2 for kind in KINDS} for a, b in zip(low, high, strict=True)]
+        low, high = at(3), at(4)
+        phases = [{kind: a[kind] + (b[kind] - a[kind]) * (depth - 3) for kind in KINDS} for a, b in zip(low, high, strict=True)]
     fullest = max(phases, key=lambda phase: sum(phase.values()))
     return fullest | {"peak": sum(fullest.values())}
 
