@@ -41,22 +41,22 @@ from workbook.trainer import CompletionTrainer, make
 __all__ = ["IGNORE", "FusedCrossEntropy", "by_length", "collate", "completion_loss", "encode", "encode_rows"]  # from where they live now
 
 
-def fast_dtype() -> torch.dtype:
-    """The faster of float32 and bfloat16 for matrix products here, measured in a fraction of a second.
+def fast_dtype(rounds: int = 8) -> torch.dtype:
+    """The faster of float32 and bfloat16 for matrix products here, measured in about half a second.
 
-    A GPU or a CPU with AMX runs bfloat16 several times faster; a CPU without it can be slower than in float32.
+    A GPU or a CPU with AMX runs bfloat16 several times faster; a CPU without it can be slower than in float32. The two take
+    turns and the best time of each counts, so that another process that works for a moment does not decide.
     """
     if torch.cuda.is_available():
         return torch.bfloat16
-    seconds = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        left, right = torch.randn(1024, 640).to(dtype), torch.randn(640, 2048).to(dtype)
-        left @ right  # the first call prepares the kernel
-        begun = time.perf_counter()
-        for _ in range(5):
+    pairs = {dtype: (torch.randn(1024, 640).to(dtype), torch.randn(640, 4096).to(dtype)) for dtype in (torch.float32, torch.bfloat16)}
+    best = dict.fromkeys(pairs, float("inf"))
+    for _ in range(rounds):
+        for dtype, (left, right) in pairs.items():
+            begun = time.perf_counter()
             left @ right
-        seconds[dtype] = time.perf_counter() - begun
-    return min(seconds, key=seconds.__getitem__)
+            best[dtype] = min(best[dtype], time.perf_counter() - begun)
+    return min(best, key=best.__getitem__)
 
 
 def lora_config(profile: Profile, targets: str | list[str] = "all-linear") -> LoraConfig:
