@@ -11,7 +11,7 @@ from trl import SFTConfig, SFTTrainer
 
 from workbook import checkpoint
 from workbook.encoding import collate
-from workbook.loss import IGNORE, completion_loss
+from workbook.loss import IGNORE, completion_loss, lower_precision
 from workbook.profiles import Profile
 from workbook.progress import Log, Schedule, best
 
@@ -22,12 +22,13 @@ class CompletionTrainer(SFTTrainer):
     """SFTTrainer with `completion_loss` on a CPU and our checkpoints; the rows arrive in order, already batched by length."""
 
     settings: dict = {}  # noqa: RUF012
-    log_file = tokens_per_row = None  # of the log; of the validation rows
+    log_file = tokens_per_row = shortlist = None  # of the log; of the validation rows; of the vocabulary
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         if self.args.device.type == "cuda":
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        loss = completion_loss(model, inputs, num_items_in_batch)
+        with lower_precision(self.accelerator.unwrap_model(model)):
+            loss = completion_loss(model, inputs, num_items_in_batch, self.shortlist if model.training else None)
         if num_items_in_batch is not None:  # the tokens of all processes, whose gradients are then averaged
             loss = loss * self.accelerator.num_processes
         return (loss, {"loss": loss}) if return_outputs else loss

@@ -1,8 +1,9 @@
 """Supervised fine-tuning of a LoRA adapter with TRL and PEFT, arranged so that two CPU cores suffice.
 
-Three things make it fast on a CPU, and none changes the loss: rows are tokenized once and batched by length; the logits are
-computed at the completion positions only (a vocabulary of 262,144 makes them the most expensive layer); and matrix products
-run in bfloat16 where the processor has it. On a GPU, TRL's own fused loss is used.
+Four things make it fast on a CPU: rows are tokenized once and batched by length; the logits are computed at the completion
+positions only (a vocabulary of 262,144 makes them the most expensive layer); of them, only the likely tokens and a sample of
+the others (`shortlist.py`: the training loss is an estimate, the validation loss is exact); and matrix products run in
+bfloat16 where the processor is fast at it. On a GPU, TRL's own fused loss is used.
 
 A run that was stopped goes on from its last checkpoint when it is started again, to the same bits on a CPU. A run can also
 be started from the command line: as one process, as two on a CPU (accelerate would need MPI there, so PyTorch's launcher is
@@ -36,6 +37,7 @@ from workbook.loss import IGNORE, FusedCrossEntropy, completion_loss
 from workbook.models import ModelError, open_model
 from workbook.profiles import Profile, load_profile
 from workbook.progress import Log, best
+from workbook.shortlist import shortlist
 from workbook.trainer import CompletionTrainer, make
 
 __all__ = ["IGNORE", "FusedCrossEntropy", "by_length", "collate", "completion_loss", "encode", "encode_rows"]  # from where they live now
@@ -102,6 +104,7 @@ def train(model, tokenizer, train_rows: list[dict], validation_rows: list[dict],
     ordered += [blank] * (-len(ordered) % profile.batch_size if processes > 1 else 0)
     log = Log(profile.run_dir / "training.jsonl", read_up_to(ordered, profile.batch_size))
     trainer = make(model, tokenizer, ordered, held_out, profile, log)
+    trainer.shortlist = None if torch.cuda.is_available() else shortlist(model, encoded, tokenizer.pad_token_id)
     trainer.settings = _settings(model, encoded, held_out, profile)
     found = _begin(trainer, profile.run_dir)
     with _faults(model, profile):
