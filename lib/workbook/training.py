@@ -33,7 +33,7 @@ from transformers.utils import logging
 from workbook import checkpoint
 from workbook.dataset import read_jsonl
 from workbook.encoding import by_length, collate, digest, encode, encode_rows, in_order, read_up_to
-from workbook.loss import IGNORE, FusedCrossEntropy, completion_loss
+from workbook.loss import IGNORE, FusedCrossEntropy, completion_loss, plain_attention
 from workbook.models import ModelError, open_model
 from workbook.profiles import Profile, load_profile
 from workbook.progress import Log, best
@@ -107,7 +107,7 @@ def train(model, tokenizer, train_rows: list[dict], validation_rows: list[dict],
     trainer.shortlist = None if torch.cuda.is_available() else shortlist(model, encoded, tokenizer.pad_token_id)
     trainer.settings = _settings(model, encoded, held_out, profile)
     found = _begin(trainer, profile.run_dir)
-    with _faults(model, profile):
+    with _faults(model, profile), plain_attention(model, max(len(row["input_ids"]) for row in encoded)):
         trainer.train(resume_from_checkpoint=str(found) if found else None)
         seconds, history = log.seconds, trainer.state.log_history
         step, validation_loss = best(history)
