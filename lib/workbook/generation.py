@@ -143,9 +143,10 @@ def _batch(model, tokenizer, rows: list[list[int]], prefix, max_new_tokens: int,
         )
         keep = []
         for at, row in enumerate(running):
-            new = ids[at, width:].tolist()
-            kept = next((i for i, token in enumerate(new) if token in ends or token == tokenizer.pad_token_id), len(new))
-            stopped = kept < len(new) or bool(json and criteria[0].closed[at])
+            new, closed = ids[at, width:].tolist(), bool(json and criteria[0].closed[at])
+            last = {*ends, tokenizer.pad_token_id} if closed else ends  # after a closed object there is only padding
+            kept = next((i for i, token in enumerate(new) if token in last), len(new))
+            stopped = closed or kept < len(new)
             if stopped or len(new) >= max_new_tokens:
                 answers[row] = {"text": tokenizer.decode(new[:kept], skip_special_tokens=True), "tokens": kept, "stopped": stopped}
             else:
