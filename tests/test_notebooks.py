@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -54,6 +55,42 @@ def test_a_notebook_has_its_eight_parts(notebook):
     assert "MINUTES" not in text[0] and "MEMORY" not in text[0]
     markdown = sum(cell.cell_type == "markdown" for cell in cells)
     assert markdown >= len(cells) - markdown and 35 <= len(cells) <= 64
+
+
+RTL = re.compile(r'<div dir="rtl">\n(.*?)</div>', re.S)
+
+
+def points(text):
+    """The numbered points of a cell, each as one line; a point ends where the next one or an empty line begins."""
+    found = re.findall(r"^(\d)\. (.*?)(?=^\d\. |^\n|\Z)", text, re.S | re.M)
+    assert [number for number, _ in found] == ["1", "2", "3"], f"three numbered points are wanted in:\n{text}"
+    return [" ".join(point.split()) for _, point in found]
+
+
+def stems(point):
+    """The beginnings of the longer words of a point: no vowel marks, article or long vowels in Arabic, so that رموز and الرمز are alike."""
+    words = re.findall(r"[^\W\d_]+", re.sub(r"[\u064b-\u0652]", "", point.lower()))
+    bare = [re.sub(r"[اويىأإآؤئءة]", "", re.sub(r"^[وفبكل]?ال|^لل", "", word)) for word in words]
+    return {word[:5] if word.isascii() else word[:3] for word in bare if len(word) > 2 + word.isascii()}
+
+
+def mirrors(goals, recap):
+    """Whether each point of the recap takes up at least two words of its own goal, and more of them than of any other goal."""
+    common = set.intersection(*map(stems, goals))
+    shared = [[len((stems(goal) - common) & stems(point)) for goal in goals] for point in recap]
+    return all(row[i] >= 2 and row[i] > max(row[:i] + row[i + 1 :]) for i, row in enumerate(shared)), shared
+
+
+@pytest.mark.parametrize("language", ["English", "Arabic"])
+def test_the_recap_takes_up_the_goals_in_their_order(notebook, language):
+    first, last = source(notebook.cells[0]), source(notebook.cells[-1])
+    one, other = ("\n".join(RTL.findall(cell)) if language == "Arabic" else RTL.sub("", cell) for cell in (first, last))
+    goals, recap = points(one), points(other)
+    arabic = [len(re.findall(r"[\u0620-\u064a]", point)) > len(point) / 3 for point in goals + recap]
+    assert all(arabic) if language == "Arabic" else not any(arabic)
+    fine, shared = mirrors(goals, recap)
+    assert fine, f"words that each recap point (row) shares with each goal: {shared}"
+    assert not mirrors(goals, recap[1:] + recap[:1])[0], "another order is told apart"
 
 
 @pytest.fixture(scope="module")
