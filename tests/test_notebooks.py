@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import nbformat
@@ -91,6 +92,34 @@ def test_the_recap_takes_up_the_goals_in_their_order(notebook, language):
     fine, shared = mirrors(goals, recap)
     assert fine, f"words that each recap point (row) shares with each goal: {shared}"
     assert not mirrors(goals, recap[1:] + recap[:1])[0], "another order is told apart"
+
+
+def first_import(notebook):
+    return next(source(cell) for cell in notebook.cells if cell.cell_type == "code" and "import" in source(cell))
+
+
+def test_without_the_library_the_first_import_says_in_one_line_what_to_type(notebook):
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", first_import(notebook)], capture_output=True, text=True)
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1, done.stderr
+    assert all(word in done.stderr for word in ("No module named 'workbook'", "git clone", "make setup", "make lab"))
+
+
+def test_a_notebook_shows_that_line_and_stops_there(tmp_path, monkeypatch):
+    """In a kernel that finds all packages but, as it does not read .pth files (-S), not the library, which is installed by one."""
+    kernel = {
+        "argv": [sys.executable, "-S", "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+        "display_name": "bare",
+        "language": "python",
+    }
+    (tmp_path / "kernels" / "bare").mkdir(parents=True)
+    (tmp_path / "kernels" / "bare" / "kernel.json").write_text(json.dumps(kernel | {"env": {"PYTHONPATH": sysconfig.get_path("purelib")}}))
+    monkeypatch.setitem(ENVIRONMENT, "JUPYTER_PATH", str(tmp_path))
+    given = ["-k", "bare", "-p", "profile", "smoke", "-p", "run_dir", str(tmp_path / "run")]
+    done = papermill("notebooks/01_tokenizer.ipynb", *given, cwd=ROOT, out=tmp_path / "out.ipynb")
+    assert done.returncode != 0 and not (tmp_path / "run").exists()
+    shown = [out for cell in nbformat.read(tmp_path / "out.ipynb", as_version=4).cells for out in cell.get("outputs", [])]
+    (error,) = [out for out in shown if out.output_type == "error"]
+    assert error.ename == "SystemExit" and "git clone" in error.evalue and "Traceback" not in "".join(error.traceback)
 
 
 @pytest.fixture(scope="module")
