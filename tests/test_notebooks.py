@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import sysconfig
+from html import escape
 from pathlib import Path
 
 import nbformat
@@ -101,7 +102,7 @@ def first_import(notebook):
 def test_without_the_library_the_first_import_says_in_one_line_what_to_type(notebook):
     done = subprocess.run([sys.executable, "-I", "-S", "-c", first_import(notebook)], capture_output=True, text=True)
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 1, done.stderr
-    assert all(word in done.stderr for word in ("No module named 'workbook'", "git clone", "make setup", "make lab"))
+    assert all(word in done.stderr for word in ("No module named 'workbook'", "git clone", "make setup lab"))
 
 
 def test_a_notebook_shows_that_line_and_stops_there(tmp_path, monkeypatch):
@@ -139,11 +140,15 @@ def test_the_block_on_the_network_holds():
 
 
 def test_a_run_prints_its_table_and_leaves_pages_for_all(smoke):
+    from workbook import overview
+
     out, run_dir = smoke
     assert "NOT A RESULT" in out and "translation chrF++" in out and out.rstrip().endswith(f"open {run_dir / 'index.html'}")
     index = (run_dir / "index.html").read_text(encoding="utf-8")
     for path in NOTEBOOKS:
         assert f"notebooks/{path.stem}.html" in index and (run_dir / "notebooks" / f"{path.stem}.html").stat().st_size > 10_000
+        found = overview.found(path.stem, run_dir)
+        assert len(found) > 40 and escape(found) in index and overview.found(path.stem, run_dir / "nothing") == ""
 
 
 def test_the_tokenizer_and_instruct_notebooks_leave_their_measurements(smoke):
