@@ -123,6 +123,18 @@ def test_a_notebook_shows_that_line_and_stops_there(tmp_path, monkeypatch):
     assert error.ename == "SystemExit" and "git clone" in error.evalue and "Traceback" not in "".join(error.traceback)
 
 
+def test_the_guide_has_its_parts_for_each_notebook():
+    guide = (ROOT / "docs" / "instructor.md").read_text(encoding="utf-8")
+    for path in NOTEBOOKS:
+        section = re.search(rf"^## {path.stem[:2]} ·.*?(?=^## )", guide, re.S | re.M)[0]
+        assert all(f"**{part}" in section for part in ("Minutes:", "Show live:", "Turn:", "Misconceptions.")), path.stem
+        assert re.search(r"\*\*Turn:\*\*.*?\d.*?\n\n", section, re.S), f"{path.stem}: what to turn, and the numbers that follow"
+        assert len(re.findall(r"^\| [^|]+\? \| [^|]+ \|$", section, re.M)) == 3, f"{path.stem}: three questions with answers"
+    steps = guide[guide.index("### The memory demonstration") : guide.index("## 05")]
+    assert re.findall(r"^(\d)\. \*\*", steps, re.M) == list("123456")
+    assert all(f"## {title}" in guide for title in ("Ninety minutes", "Two days", "Thirty people, no internet"))
+
+
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory):
     """A whole run in `smoke` by the command of the README, the network blocked in every process; returns (its output, run_dir)."""
