@@ -14,7 +14,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("0*.ipynb"))
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT / "tests" / "offline"), "HF_HUB_OFFLINE": "0", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+PATHS = os.pathsep.join(map(str, (ROOT / "tests" / "offline", ROOT / "lib")))  # the library of this tree, whichever is installed
+ENVIRONMENT = os.environ | {"PYTHONPATH": PATHS, "HF_HUB_OFFLINE": "0", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
 
 
 def source(cell):
