@@ -2,8 +2,11 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+import sysconfig
+from html import escape
 from pathlib import Path
 
 import nbformat
@@ -11,7 +14,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("0*.ipynb"))
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT / "tests" / "offline"), "HF_HUB_OFFLINE": "0", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+PATHS = os.pathsep.join(map(str, (ROOT / "tests" / "offline", ROOT / "lib")))  # the library of this tree, whichever is installed
+ENVIRONMENT = os.environ | {"PYTHONPATH": PATHS, "HF_HUB_OFFLINE": "0", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
 
 
 def source(cell):
@@ -56,6 +60,82 @@ def test_a_notebook_has_its_eight_parts(notebook):
     assert markdown >= len(cells) - markdown and 35 <= len(cells) <= 64
 
 
+RTL = re.compile(r'<div dir="rtl">\n(.*?)</div>', re.S)
+
+
+def points(text):
+    """The numbered points of a cell, each as one line; a point ends where the next one or an empty line begins."""
+    found = re.findall(r"^(\d)\. (.*?)(?=^\d\. |^\n|\Z)", text, re.S | re.M)
+    assert [number for number, _ in found] == ["1", "2", "3"], f"three numbered points are wanted in:\n{text}"
+    return [" ".join(point.split()) for _, point in found]
+
+
+def stems(point):
+    """The beginnings of the longer words of a point: no vowel marks, article or long vowels in Arabic, so that رموز and الرمز are alike."""
+    words = re.findall(r"[^\W\d_]+", re.sub(r"[\u064b-\u0652]", "", point.lower()))
+    bare = [re.sub(r"[اويىأإآؤئءة]", "", re.sub(r"^[وفبكل]?ال|^لل", "", word)) for word in words]
+    return {word[:5] if word.isascii() else word[:3] for word in bare if len(word) > 2 + word.isascii()}
+
+
+def mirrors(goals, recap):
+    """Whether each point of the recap takes up at least two words of its own goal, and more of them than of any other goal."""
+    common = set.intersection(*map(stems, goals))
+    shared = [[len((stems(goal) - common) & stems(point)) for goal in goals] for point in recap]
+    return all(row[i] >= 2 and row[i] > max(row[:i] + row[i + 1 :]) for i, row in enumerate(shared)), shared
+
+
+@pytest.mark.parametrize("language", ["English", "Arabic"])
+def test_the_recap_takes_up_the_goals_in_their_order(notebook, language):
+    first, last = source(notebook.cells[0]), source(notebook.cells[-1])
+    one, other = ("\n".join(RTL.findall(cell)) if language == "Arabic" else RTL.sub("", cell) for cell in (first, last))
+    goals, recap = points(one), points(other)
+    arabic = [len(re.findall(r"[\u0620-\u064a]", point)) > len(point) / 3 for point in goals + recap]
+    assert all(arabic) if language == "Arabic" else not any(arabic)
+    fine, shared = mirrors(goals, recap)
+    assert fine, f"words that each recap point (row) shares with each goal: {shared}"
+    assert not mirrors(goals, recap[1:] + recap[:1])[0], "another order is told apart"
+
+
+def first_import(notebook):
+    return next(source(cell) for cell in notebook.cells if cell.cell_type == "code" and "import" in source(cell))
+
+
+def test_without_the_library_the_first_import_says_in_one_line_what_to_type(notebook):
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", first_import(notebook)], capture_output=True, text=True)
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1, done.stderr
+    assert all(word in done.stderr for word in ("No module named 'workbook'", "git clone", "make setup lab"))
+
+
+def test_a_notebook_shows_that_line_and_stops_there(tmp_path, monkeypatch):
+    """In a kernel that finds all packages but, as it does not read .pth files (-S), not the library, which is installed by one."""
+    kernel = {
+        "argv": [sys.executable, "-S", "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+        "display_name": "bare",
+        "language": "python",
+    }
+    (tmp_path / "kernels" / "bare").mkdir(parents=True)
+    (tmp_path / "kernels" / "bare" / "kernel.json").write_text(json.dumps(kernel | {"env": {"PYTHONPATH": sysconfig.get_path("purelib")}}))
+    monkeypatch.setitem(ENVIRONMENT, "JUPYTER_PATH", str(tmp_path))
+    given = ["-k", "bare", "-p", "profile", "smoke", "-p", "run_dir", str(tmp_path / "run")]
+    done = papermill("notebooks/01_tokenizer.ipynb", *given, cwd=ROOT, out=tmp_path / "out.ipynb")
+    assert done.returncode != 0 and not (tmp_path / "run").exists()
+    shown = [out for cell in nbformat.read(tmp_path / "out.ipynb", as_version=4).cells for out in cell.get("outputs", [])]
+    (error,) = [out for out in shown if out.output_type == "error"]
+    assert error.ename == "SystemExit" and "git clone" in error.evalue and "Traceback" not in "".join(error.traceback)
+
+
+def test_the_guide_has_its_parts_for_each_notebook():
+    guide = (ROOT / "docs" / "instructor.md").read_text(encoding="utf-8")
+    for path in NOTEBOOKS:
+        section = re.search(rf"^## {path.stem[:2]} ·.*?(?=^## )", guide, re.S | re.M)[0]
+        assert all(f"**{part}" in section for part in ("Minutes:", "Show live:", "Turn:", "Misconceptions.")), path.stem
+        assert re.search(r"\*\*Turn:\*\*.*?\d.*?\n\n", section, re.S), f"{path.stem}: what to turn, and the numbers that follow"
+        assert len(re.findall(r"^\| [^|]+\? \| [^|]+ \|$", section, re.M)) == 3, f"{path.stem}: three questions with answers"
+    steps = guide[guide.index("### The memory demonstration") : guide.index("## 05")]
+    assert re.findall(r"^(\d)\. \*\*", steps, re.M) == list("123456")
+    assert all(f"## {title}" in guide for title in ("Ninety minutes", "Two days", "Thirty people, no internet"))
+
+
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory):
     """A whole run in `smoke` by the command of the README, the network blocked in every process; returns (its output, run_dir)."""
@@ -73,11 +153,15 @@ def test_the_block_on_the_network_holds():
 
 
 def test_a_run_prints_its_table_and_leaves_pages_for_all(smoke):
+    from workbook import overview
+
     out, run_dir = smoke
     assert "NOT A RESULT" in out and "translation chrF++" in out and out.rstrip().endswith(f"open {run_dir / 'index.html'}")
     index = (run_dir / "index.html").read_text(encoding="utf-8")
     for path in NOTEBOOKS:
         assert f"notebooks/{path.stem}.html" in index and (run_dir / "notebooks" / f"{path.stem}.html").stat().st_size > 10_000
+        found = overview.found(path.stem, run_dir)
+        assert len(found) > 40 and escape(found) in index and overview.found(path.stem, run_dir / "nothing") == ""
 
 
 def test_the_tokenizer_and_instruct_notebooks_leave_their_measurements(smoke):

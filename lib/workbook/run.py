@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 from datetime import UTC, datetime
-from html import escape
 from pathlib import Path
 
 import papermill
@@ -18,6 +17,7 @@ from nbconvert import HTMLExporter
 from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 
+from workbook import overview
 from workbook.models import ALIASES, PACKAGED, ModelError, packaged_folder
 from workbook.profiles import ROOT, Profile, load_profile
 from workbook.report import headline
@@ -147,7 +147,7 @@ def run(profile: str, run_dir: Path, *, fresh: bool = False) -> int:
         temporary.write_text(json.dumps(done, indent=1))
         os.replace(temporary, done_file)
     report = json.loads((run_dir / "report.json").read_text(encoding="utf-8"))
-    index = _index(run_dir, profile, done, report)
+    index = overview.write(run_dir, profile, NOTEBOOKS, done, report)
     print(f"\n{headline(report)}\n\nopen {index}")
     return 0
 
@@ -159,24 +159,6 @@ def _first_line(text: str) -> str:
 def _to_html(notebook: Path) -> None:
     body, _ = HTMLExporter(template_name="lab").from_filename(str(notebook))
     notebook.with_suffix(".html").write_text(body, encoding="utf-8")
-
-
-def _index(run_dir: Path, profile: str, done: dict, report: dict) -> Path:
-    """A page that links the notebooks, with the headline table and the report's figure."""
-    rows = ""
-    for name in (notebook.stem for notebook in NOTEBOOKS):
-        facts = f"{done[name]['seconds'] / 60:.1f} minutes, {done[name]['peak_gib']:.1f} GiB"
-        rows += f'<li><a href="notebooks/{name}.html">{name}</a> <small>{facts}</small></li>'
-    body = (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>Fine-tuning workbook: {profile}</title><style>body{{font:16px/1.6 system-ui,sans-serif;max-width:60rem;margin:2rem auto;"
-        f"padding:0 1rem}}pre{{overflow-x:auto;background:#8881;padding:1rem}}img{{max-width:100%}}:root{{color-scheme:light dark}}</style>"
-        f"<h1>Fine-tuning workbook</h1><ol>{rows}</ol><pre>{escape(headline(report))}</pre>"
-        f'<p><a href="report.html">The report</a> · <a href="report.json">report.json</a></p><img src="scores.png" alt="scores per system">'
-    )
-    path = run_dir / "index.html"
-    path.write_text(body, encoding="utf-8")
-    return path
 
 
 def main() -> None:

@@ -2,18 +2,21 @@
 
 import html
 import io
+import re
 import time
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 from IPython import get_ipython
 from IPython.display import HTML, Image, display
+from matplotlib.ticker import MaxNLocator
 
 from workbook.dataset import read_jsonl
 from workbook.text import language
 
 COLOURS = ["#2f6f9f", "#d9822b", "#4c9a5b", "#a34a6b", "#7a6bb0", "#8a8d91"]
 _TINTS = ["#cfe3f3", "#fbe3c8", "#d5ecd8", "#f1d5df"]
+_JSON = re.compile(r'("(?:[^"\\]|\\.)*"|[\[\]{},])')  # a string, or a sign that opens, closes or separates
 
 plt.rcParams.update(
     {
@@ -30,13 +33,31 @@ plt.rcParams.update(
 
 
 def _direction(text: str) -> str:
-    return "rtl" if language(text) == "ar" else "ltr"
+    return "rtl" if language(text) == "ar" and not _is_json(text) else "ltr"
+
+
+def _is_json(text: str) -> bool:
+    """Whether `text` begins as a JSON object: such a text, cut off or not, runs from left to right whatever its strings say."""
+    return bool(re.match(r'\s*\{\s*"', text))
+
+
+def _markup(content: str, *, fields: bool = False) -> str:
+    """`content` as HTML. In JSON each string keeps its own direction (else its quotes and commas change places with their neighbours);
+    with `fields` each field of the outer object begins a line."""
+    if not _is_json(content):
+        return html.escape(content).replace("\n", "<br>")
+    depth, shown = 0, []
+    for part in _JSON.split(content):
+        depth += (part in tuple("{[")) - (part in tuple("}]"))
+        escaped = html.escape(part.lstrip("\n") if shown and shown[-1] == ",<br>" else part).replace("\n", "<br>")
+        shown.append(f"<bdi>{escaped}</bdi>" if part[:1] == '"' else ",<br>" if fields and part == "," and depth == 1 else escaped)
+    return "".join(shown)
 
 
 def text(content: str, title: str = "") -> HTML:
     """A text in its own direction: Arabic from right to left."""
     head = f"<b>{html.escape(title)}</b><br>" if title else ""
-    body = html.escape(content).replace("\n", "<br>")
+    body = _markup(content)
     return HTML(f'{head}<div dir="{_direction(content)}" style="font-size:1.1em;line-height:1.7;max-width:60em">{body}</div>')
 
 
@@ -50,14 +71,13 @@ def chips(pieces: list[tuple[str, int]]) -> HTML:
             f'<span style="background:{_TINTS[i % 4]};color:#111;border-radius:4px;padding:1px 3px;margin:1px">{shown}{note}</span>'
         )
     direction = _direction("".join(piece for piece, _ in pieces))
-    return HTML(f'<div dir="{direction}" style="font-size:1.1em;line-height:2.1;max-width:60em">{"".join(spans)}</div>')
+    return HTML(f'<div dir="{direction}" style="font-size:1.1em;line-height:2.1;max-width:60em">{"<wbr>".join(spans)}</div>')
 
 
 def mask(runs: list[tuple[str, bool]]) -> HTML:
     """The runs of `tokens.mask_view`: grey is read only, green is learned."""
     spans = "".join(
-        f'<span style="background:{"#d5ecd8" if learned else "#e8e8ea"};color:{"#111" if learned else "#666"}">'
-        f"{html.escape(part).replace(chr(10), '<br>')}</span>"
+        f'<span style="background:{"#d5ecd8" if learned else "#e8e8ea"};color:{"#111" if learned else "#666"}">{_markup(part)}</span>'
         for part, learned in runs
     )
     return HTML(f'<div dir="auto" style="line-height:1.7;max-width:60em;unicode-bidi:plaintext">{spans}</div>')
@@ -70,10 +90,12 @@ def side_by_side(columns: dict[str, str]) -> HTML:
         f'<td style="vertical-align:top;text-align:start;overflow-wrap:anywhere;max-width:{90 // len(columns)}vw">{_lines(content)}</td>'
         for content in columns.values()
     )
-    return HTML(f'<table style="table-layout:fixed;width:100%"><tr>{head}</tr><tr>{cells}</tr></table>')
+    return HTML(f'<table style="table-layout:fixed;width:100%;font-size:14px;line-height:1.6"><tr>{head}</tr><tr>{cells}</tr></table>')
 
 
 def _lines(content: str) -> str:
+    if _is_json(content):
+        return f'<div dir="ltr" style="text-align:start">{_markup(content, fields=True)}</div>'
     return "".join(
         f'<div dir="{_direction(line)}" style="text-align:start">{html.escape(line) or "&nbsp;"}</div>' for line in content.split("\n")
     )
@@ -89,6 +111,7 @@ def loss_curve(path: Path | str):
     if validation:
         axes.plot(*zip(*validation, strict=True), "o--", color=COLOURS[1], label="validation")
     axes.set(xlabel="optimizer step", ylabel="loss (nats per token)", ylim=(0, None))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False)
     return axes
 
