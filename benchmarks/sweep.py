@@ -1,7 +1,8 @@
 """Learning rate, rank, alpha, epochs for the `laptop` profile, chosen on validation loss: `python benchmarks/sweep.py`
 
-One factor at a time around one setting, on the rows that notebook 03 left in data/samples/distilled: trained on all training rows,
-scored on all 43 validation rows after the last step. The test rows are never opened. One run repeats the setting with another seed: two
+One factor at a time around one setting, on the rows that notebook 03 left in data/samples/distilled: trained on the training rows, then
+the loss on all 43 validation rows, and the answers to the first 24 of them, scored against the teacher's labels. The test rows are never
+opened. One run repeats the setting with another seed: two
 losses that differ by less than those two do are the same loss. Each finished run is written to docs/sweep.json at once, and is not
 done again as long as its rows and settings are the same. About 5 minutes a run on two cores, ten runs. `--only-one` does one missing
 run and ends, with exit code 3 if none was missing. Writes the table between its marks in docs/training.md.
@@ -16,7 +17,7 @@ import torch
 from publish import ROOT, fill
 from transformers import set_seed
 
-from workbook import dataset, models, training
+from workbook import dataset, generation, metrics, models, training
 from workbook.cache import digest
 from workbook.profiles import load_profile
 from workbook.tasks import ARTICLE_DIGEST as TASK
@@ -33,7 +34,8 @@ CHANGES = {
     "alpha": [{"lora_alpha": 64}],
 }
 OURS = ("base", "max_length")  # what of the profile decides a run's result, beside CENTRE
-LOSSES = ("validation_loss", "train_loss")
+LOSSES, ASKED = ("validation_loss", "train_loss"), 24
+SCORES = ("valid", "category", "translation", "headline")
 PATH, PAGE = ROOT / "docs" / "sweep.json", ROOT / "docs" / "training.md"
 
 
@@ -59,9 +61,10 @@ def one(run: dict, train_rows: list[dict], validation_rows: list[dict], dtype: t
         try:
             result = training.train(model, tokenizer, train_rows[: profile.train_articles], [], profile)
             result["validation_loss"] = validation_loss(model, tokenizer, validation_rows, profile.max_length)
+            result |= answers_scored(model, tokenizer, validation_rows[:ASKED], profile)
         except FloatingPointError:
-            result = {"validation_loss": None, "train_loss": None, "steps": None, "seconds": None}
-    return {name: result[name] for name in (*LOSSES, "steps", "seconds")} | {"dtype": str(dtype).removeprefix("torch.")}
+            result = dict.fromkeys((*LOSSES, *SCORES, "steps", "seconds"))
+    return {name: result[name] for name in (*LOSSES, *SCORES, "steps", "seconds")} | {"dtype": str(dtype).removeprefix("torch.")}
 
 
 @torch.inference_mode()
@@ -72,15 +75,26 @@ def validation_loss(model, tokenizer, rows: list[dict], max_length: int) -> floa
     return sum(training.completion_loss(model.eval(), training.collate([row], tokenizer.pad_token_id), whole).item() for row in encoded)
 
 
+def answers_scored(model, tokenizer, rows: list[dict], profile) -> dict[str, float]:
+    """Means of some scores of greedy answers to `rows`, against their completions."""
+    prompts = [dataset.layout(row["prompt"], tokenizer) for row in rows]
+    texts = [answer["text"] for answer in generation.generate(model.eval(), tokenizer, prompts, max_new_tokens=profile.max_new_tokens)]
+    labels = {row["id"]: TASK.schema.model_validate_json(row["completion"]) for row in rows}
+    scored = metrics.scored(TASK, rows, {"student": texts}, labels)["student"]
+    return {name: sum(one[name] for one in scored) / len(scored) for name in SCORES}
+
+
 def table(runs: dict[str, dict]) -> str:
     lines = [
-        "| changed | learning rate | rank | alpha | rows | epochs | batch | seed | validation loss | training loss |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| changed | learning rate | rank | alpha | rows | epochs | batch | seed | validation loss | training loss |"
+        " valid % | category | translation chrF++ | headline |",
+        "|" + "---|" * 14,
     ]
     for run in runs.values():
         losses = " | ".join(f"{run[name]:.3f}" if run.get(name) else "diverged" if name in run else "not run" for name in LOSSES)
         setting = [f"{run[name]:g}" for name in ("learning_rate", "lora_r", "lora_alpha", "train_articles", "epochs", "batch_size", "seed")]
-        cells = (run["factor"], *setting, losses)
+        scores = " | ".join(f"{run[name]:.1f}" if run.get(name) is not None else "" for name in SCORES)
+        cells = (run["factor"], *setting, losses, scores)
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines)
 

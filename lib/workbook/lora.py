@@ -33,10 +33,12 @@ def lora_parameters(shapes: list[tuple[int, int]], r: int) -> int:
     return sum(r * (inputs + outputs) for inputs, outputs in shapes)
 
 
-def body_shapes(model) -> list[tuple[int, int]]:
-    """(in, out) of every linear layer of a model except its output head: those that PEFT's 'all-linear' adapts."""
+def body_shapes(model, targets: str | list[str] = "all-linear") -> list[tuple[int, int]]:
+    """(in, out) of every linear layer of a model except its output head, which PEFT's 'all-linear' adapts; or of the named ones."""
     head = model.get_output_embeddings()
-    return [(m.in_features, m.out_features) for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head]
+    layers = {name: m for name, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m is not head}
+    chosen = [m for name, m in layers.items() if targets == "all-linear" or name.rsplit(".", 1)[-1] in targets]
+    return [(m.in_features, m.out_features) for m in chosen]
 
 
 def trainable_share(model) -> tuple[int, int]:

@@ -116,7 +116,9 @@ def _open_adapter(folder: Path, base: str | Path | None, **options):
         raise ModelError(f"adapter {folder}: useless without its base {base!r}, which cannot be opened: {error}") from error
     try:
         adapted = PeftModel.from_pretrained(model, folder)
-        if others := _layers(folder) ^ {name for name in get_peft_model_state_dict(adapted) if ".lora_" in name}:
+        if others := _layers(folder) ^ {
+            name for name in get_peft_model_state_dict(adapted, save_embedding_layers=False) if ".lora_" in name
+        }:
             raise ValueError(f"only one of the two has {min(others)}")
     except (RuntimeError, ValueError) as error:
         detail = str(error).strip().splitlines()[-1].strip()[:200]

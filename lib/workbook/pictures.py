@@ -76,7 +76,7 @@ def sweep(name: str, over: str, values: list[int], methods: dict[str, dict], **o
     axes.set(xlabel={"length": "tokens per row", "batch": "rows per step"}[over], ylabel="GiB", title=f"{name}: peak of a training step")
     axes.set_xticks(values)
     axes.set_ylim(bottom=0)
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     return peaks, axes
 
 
@@ -105,5 +105,5 @@ def what_fits(names: list[str], cards: list[int], methods=METHODS, **options):
 
 
 def _size(size: float) -> str:
-    unit, name = next((u, n) for u, n in ((GIB, "GiB"), (2**20, "MiB"), (2**10, "KiB"), (1, "bytes")) if size >= u or u == 1)
+    unit, name = next((u, n) for u, n in ((GIB, "GiB"), (2**20, "MiB"), (2**10, "KiB"), (1, "bytes")) if size >= 0.95 * u or u == 1)
     return f"{size / unit:.3g} {name}"
