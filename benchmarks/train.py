@@ -15,8 +15,10 @@ LLaMA-Factory   0.9.5 from its own environment (`llamafactory_step.py` makes one
 Rows are handed to all in the order in which ours takes them, by length, so the other two pad less here than they would by themselves.
 Tokens are real ones, padding is not counted; the first two steps are left out, since memory is touched for the first time then; a figure
 is the median over the rounds. Operations are counted from shapes: 4 for each weight of the body's linear layers and token (forward, and
-backward to the activations), 6 for each of the adapter's, 4 for each of the head's and learned token; attention is left out.
-Writes docs/train.json and the table between its marks in docs/training.md; about 15 minutes on two idle cores.
+backward to the activations), 6 for each of the adapter's, 4 for each of the head's rows that are scored and learned token: all 262,144
+rows for the others, those of the shortlist for ours. Attention is left out, and so is what a system computes beyond that. Losses are
+means over the last four steps. Writes docs/train.json and the table between its marks in docs/training.md; about 15 minutes on two idle
+cores.
 """
 
 import argparse
@@ -39,6 +41,7 @@ from workbook.tasks import ARTICLE_DIGEST as TASK
 
 DTYPES = ("float32", "bfloat16")
 SKIPPED = 2  # steps that are not timed
+LAST = 4  # steps whose mean is the last loss
 LOOKED_AT = {"logging_steps": 1, "save_strategy": "no", "disable_tqdm": True, "report_to": "none"}
 HEADS = ("system", "tokens/s", "ours is faster by", "first loss", "last loss", "peak memory", "of the fp32 peak", "of the bf16 peak")
 
@@ -95,8 +98,8 @@ def measure(job: dict, options, ordered: list[dict], profile, tokenizer) -> dict
         return json.loads((folder / "result.json").read_text())
 
 
-def operations(model: str, profile, rows: list[dict]) -> float:
-    """What training on these encoded rows must compute at least."""
+def operations(model: str, profile, rows: list[dict], scored: int | None = None) -> float:
+    """What training on these encoded rows must compute at least, if `scored` tokens of the vocabulary are scored (None: all)."""
     with torch.device("meta"):
         shapes = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(models.locate(model)[0]))
     body = [layer for layer in shapes.model.modules() if isinstance(layer, torch.nn.Linear)]
@@ -104,11 +107,12 @@ def operations(model: str, profile, rows: list[dict]) -> float:
     adapter = sum(profile.lora_r * (layer.in_features + layer.out_features) for layer in body)
     tokens = sum(len(row["input_ids"]) for row in rows)
     learned = sum(label != training.IGNORE for row in rows for label in row["labels"])
-    return (4 * weights + 6 * adapter) * tokens + 4 * shapes.get_output_embeddings().weight.numel() * learned
+    vocabulary, width = shapes.get_output_embeddings().weight.shape
+    return (4 * weights + 6 * adapter) * tokens + 4 * (scored or vocabulary) * width * learned
 
 
-def summary(found: dict[str, list[dict]], timed: list[dict], work: float) -> list[dict]:
-    """One entry a system, the medians over its rounds."""
+def summary(found: dict[str, list[dict]], timed: list[dict], work) -> list[dict]:
+    """One entry a system, the medians over its rounds. work: a function from the number of scored tokens to operations."""
     tokens, peaks = sum(len(row["input_ids"]) for row in timed), found["peak"]
     best = {dtype: max(one[dtype] for one in peaks) for dtype in DTYPES}
     entries = []
@@ -116,8 +120,8 @@ def summary(found: dict[str, list[dict]], timed: list[dict], work: float) -> lis
         if name == "peak":
             continue
         seconds = statistics.median(one["ends"][-1] - one["ends"][SKIPPED - 1] for one in rounds)
-        losses = {"first_loss": rounds[0]["losses"][0], "last_loss": rounds[0]["losses"][-1]}
-        shares = {f"of_{dtype}": work / seconds / speed for dtype, speed in best.items()}
+        losses = {"first_loss": rounds[0]["losses"][0], "last_loss": statistics.mean(rounds[0]["losses"][-LAST:])}
+        shares = {f"of_{dtype}": work(rounds[0].get("scored")) / seconds / speed for dtype, speed in best.items()}
         memory = statistics.median(one["peak_bytes"] for one in rounds)
         label = f"{name}, {rounds[0]['dtype']}" if "dtype" in rounds[0] else name
         entries.append({"system": label, "tokens_per_second": tokens / seconds, "peak_bytes": memory} | losses | shares)
@@ -155,7 +159,7 @@ def main() -> None:
             print(f"round {number + 1} of {options.rounds}: {name}", flush=True)
             found[name].append(measure(job, options, ordered, profile, tokenizer))
     timed = ordered[SKIPPED * profile.batch_size :]
-    entries = summary(found, timed, operations(options.model, profile, timed))
+    entries = summary(found, timed, lambda scored: operations(options.model, profile, timed, scored))
     measured = {
         "steps": options.steps,
         "rounds": options.rounds,

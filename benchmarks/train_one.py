@@ -24,15 +24,15 @@ class Watch(transformers.TrainerCallback):
 
 
 def ours(job: dict) -> dict:
-    """`training.train` as notebook 04 calls it; {"dtype"}, the precision that it chose for this machine."""
+    """`training.train` as notebook 04 calls it; {"dtype", "scored"}: the precision that it chose here, the tokens that it scored."""
     from workbook import models, training
     from workbook.profiles import load_profile
 
     profile = load_profile("laptop", base=job["model"], run_dir=job["folder"])
     model, tokenizer = models.open_model(job["model"], dtype=training.fast_dtype())
     transformers.set_seed(profile.seed)
-    training.train(training.add_lora(model, profile, job["model"]), tokenizer, job["rows"], [], profile)
-    return {"dtype": str(model.dtype).removeprefix("torch.")}
+    done = training.train(training.add_lora(model, profile, job["model"]), tokenizer, job["rows"], [], profile)
+    return {"dtype": str(model.dtype).removeprefix("torch."), "scored": done["scored"]}
 
 
 def trl(job: dict) -> None:

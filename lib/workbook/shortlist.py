@@ -30,6 +30,10 @@ class Shortlist:
         self.listed, self.others = listed.nonzero()[:, 0], (~listed).nonzero()[:, 0]
         self.place = torch.full((vocabulary,), -1).index_copy_(0, self.listed, torch.arange(len(self.listed)))
 
+    def __len__(self) -> int:
+        """How many tokens are scored in a step."""
+        return len(self.listed) + (SAMPLED if len(self.others) else 0)
+
     def draw(self, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """(token ids (m,), what to add to the logit of each (m,), the place of each label among them (n,)).
 

@@ -90,9 +90,10 @@ def train(model, tokenizer, train_rows: list[dict], validation_rows: list[dict],
     lowest validation loss is kept, without validation rows the last. A run that was stopped is taken up at its last
     checkpoint in run_dir/trainer, if rows and settings are the same; after a run that ended well, they are removed.
 
-    Returns {"steps", "kept_step", "resumed_from", "train_loss", "validation_loss", "seconds", "tokens_per_second",
-    "too_long"}. Raises ValueError for rows that cannot be trained on, FloatingPointError as soon as the loss is no number,
-    OSError if the disk is full. Then `model` has the adapter that it came with, and that of an earlier run is still in run_dir.
+    Returns {"steps", "kept_step", "resumed_from", "train_loss", "validation_loss", "seconds", "tokens_per_second", "scored",
+    "too_long"}; scored: how many tokens of the vocabulary each training step scores. Raises ValueError for rows that cannot
+    be trained on, FloatingPointError as soon as the loss is no number, OSError if the disk is full. Then `model` has the
+    adapter that it came with, and that of an earlier run is still in run_dir.
     """
     encoded, too_long = _fitting(train_rows, tokenizer, profile)
     held_out, _ = encode_rows(validation_rows, tokenizer, profile.max_length)
@@ -128,6 +129,7 @@ def train(model, tokenizer, train_rows: list[dict], validation_rows: list[dict],
         "validation_loss": validation_loss,
         "seconds": seconds,
         "tokens_per_second": log.tokens[trainer.state.global_step] / seconds,
+        "scored": len(trainer.shortlist) if trainer.shortlist else model.get_output_embeddings().weight.shape[0],
         "too_long": too_long,
     }
 
