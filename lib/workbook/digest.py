@@ -20,15 +20,12 @@ from pathlib import Path
 import sqlite_utils
 from pydantic import BaseModel
 from tqdm import tqdm
-from transformers.utils import logging
 
 from workbook import cache, dataset, metrics, records
-from workbook.generation import generate
-from workbook.inbox import LANGUAGES, Item, read_items
+from workbook.inbox import LANGUAGES, Item, count, read_items
 from workbook.models import ModelError, open_model
 from workbook.profiles import ROOT, artifact, load_profile
 from workbook.tasks import Task, load_task
-from workbook.training import fast_dtype
 
 ROWS, TOKENS = 16, 16_384  # of one batch: at most so many texts, and prompt tokens with padding
 
@@ -49,6 +46,8 @@ def digest(model, tokenizer, task: Task, items: list[Item], *, free: bool, max_n
 
     free: leave the decoding free, so that `metrics.parse` alone decides. Raises ValueError where no text could fit.
     """
+    from workbook.generation import generate
+
     limit = getattr(model.config, "max_position_embeddings", tokenizer.model_max_length) - max_new_tokens
     if limit < 1:
         raise ValueError(f"--max-new-tokens: {max_new_tokens} leaves no room for a text in this model; choose less")
@@ -92,7 +91,7 @@ def judge(task: Task, item: Item, answer: str, stopped: bool = True) -> Result:
     warnings = [f"not in the text: {part}" for part in task.ungrounded(record, item.source)]
     warnings += [f"number not in the text: {number}" for number in task.invented_numbers(record, item.source)]
     warnings += [f"not in {LANGUAGES[task.languages[name]]}: {name}" for name in task.wrong_language(record)]
-    return Result(item, record, answer=answer, warnings=tuple(warnings))
+    return Result(item, record, answer=answer, warnings=tuple(dict.fromkeys(warnings)))
 
 
 def fingerprint(adapter: Path) -> str:
@@ -154,6 +153,10 @@ def _plan(database, task: Task, items: list[Item], keys: dict[str, str], max_new
 
 
 def _opened(adapter: Path):
+    from transformers.utils import logging  # with what `digest` imports, seconds that a run without work need not wait for
+
+    from workbook.training import fast_dtype
+
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     return open_model(adapter, dtype=fast_dtype())
@@ -224,9 +227,11 @@ def _print(result: Result, alone: bool) -> None:
 
 
 def _summary(path: Path, task: Task, good: int, refused: int, done: int, warned: int) -> None:
-    print(f"{good} records, {refused} refused, {done} done before" + (f"; {warned} of the new records have warnings" if warned else ""))
+    print(f"{count(good, 'record')}, {refused} refused, {done} done before")
     if refused:
-        print(f'why refused:  sqlite3 {path} "select id, reason from refused"')
+        print(f'refused:      sqlite3 {path} "select id, reason from refused"')
+    if warned:
+        print(f'{warned} with warnings, what is in a record and not in its text: sqlite3 {path} "select id, warning from warnings"')
     if good or done:
         columns = ", ".join(list(records.columns(task))[:3])
         print(f'to query:     sqlite3 {path} "select {columns} from {task.name} limit 5", or workbook.records.query(path, sql)')

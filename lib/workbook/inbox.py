@@ -39,15 +39,20 @@ def read_items(task: Task, paths: list[Path], beside: Path) -> list[Item]:
     return [_unique(item, first) for item in found if first.setdefault(item.id, item) is item or item != first[item.id]]
 
 
+def count(number: int, noun: str) -> str:
+    """'1 file', '2 files'."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 def _files(folder: Path) -> list[Path]:
     """The .txt files under `folder`; says how many other files were passed over."""
     files = sorted(file for file in folder.rglob("*") if file.is_file() and not file.name.startswith("."))
     texts = [file for file in files if file.suffix.lower() == ".txt"]
     others = len(files) - len(texts)
     if not texts:
-        raise ValueError(f"{folder}: no .txt file in this folder ({others} others); a .jsonl file is given by its own name")
+        raise ValueError(f"{folder}: no .txt file in this folder ({count(others, 'other file')}); a .jsonl file is given by its own name")
     if others:
-        print(f"{folder}: {others} files that are not .txt passed over", file=sys.stderr)
+        print(f"{folder}: passed over what is not .txt: {count(others, 'file')}", file=sys.stderr)
     return texts
 
 

@@ -1,6 +1,7 @@
 """Validated records to SQLite: the schema's fields become columns, its lists become child tables."""
 
 import json
+import sqlite3
 import typing
 from pathlib import Path
 
@@ -58,11 +59,20 @@ def open_database(path: Path | None, task: Task) -> sqlite_utils.Database:
     """A database of `task` that grows: what is in it stays. None keeps it in memory.
 
     Beside the record tables: `sources` (id, key of what was asked, the model's answer), `warnings` (id, position, warning) and `refused`
-    (id, reason, ...). Raises ValueError for a database of something else, sqlite3.Error or OSError for a file that is none.
+    (id, reason, ...). Raises ValueError for a file that is no database or cannot be written, and for a database of something else.
     """
-    if path:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    database = sqlite_utils.Database(path or ":memory:")
+    try:
+        if path:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        database = sqlite_utils.Database(path or ":memory:")
+        _claim(database, path, task)
+    except (OSError, sqlite3.Error) as error:
+        raise ValueError(f"{path}: {getattr(error, 'strerror', None) or error}; give a database file that can be written") from None
+    return database
+
+
+def _claim(database: sqlite_utils.Database, path: Path | None, task: Task) -> None:
+    """Make the tables, and say in `made_for` whose they are; refuse those of another."""
     wanted = {"task": task.name, "schema": json.dumps(task.schema.model_json_schema(), sort_keys=True)}
     tables = database.table_names()
     if tables and "made_for" not in tables:
@@ -78,7 +88,6 @@ def open_database(path: Path | None, task: Task) -> sqlite_utils.Database:
         database["warnings"].create({"id": str, "position": int, "warning": str}, pk=("id", "position"), if_not_exists=True)
         refused = {"id": str, "reason": str, "key": str, "answer": str, "max_new_tokens": int}
         database["refused"].create(refused, pk="id", if_not_exists=True)
-    return database
 
 
 def save(database: sqlite_utils.Database, task: Task, results: list, keys: dict[str, str], max_new_tokens: int) -> None:
