@@ -6,7 +6,7 @@ have ended leave the batch every `CHUNK` tokens.
 
 import sys
 from collections.abc import Iterable
-from os.path import commonprefix
+from itertools import takewhile
 
 import torch
 from pydantic import BaseModel
@@ -86,10 +86,17 @@ def generate(
     return answers
 
 
+def end_tokens(model) -> tuple[int, ...]:
+    """The ids that end an answer of this model."""
+    ends = model.generation_config.eos_token_id
+    return tuple(ends) if isinstance(ends, list) else (ends,)
+
+
 @torch.inference_mode()
 def _prefix(model, encoded: list[list[int]]) -> DynamicCache | None:
     """Keys and values of the tokens that all prompts begin with, [1, heads, tokens, size] a layer; None if they are few."""
-    shared = min(len(commonprefix(encoded)), min(map(len, encoded)) - 1)  # of each prompt, a token is left to go on from
+    equal = (len(set(tokens)) == 1 for tokens in zip(*(ids[:-1] for ids in encoded), strict=False))  # one is left to go on from
+    shared = len(list(takewhile(bool, equal)))
     if len(encoded) == 1 or shared < WORTH_SHARING:
         return None
     cache = DynamicCache()  # without a configuration it keeps all tokens of a sliding-window layer too: `_copied` needs them
@@ -119,8 +126,7 @@ def _batch(model, tokenizer, rows: list[list[int]], prefix, max_new_tokens: int,
     padding = torch.tensor([width - len(row) for row in rows], device=model.device)
     mask = (torch.arange(width, device=model.device) >= padding[:, None]).long()
     cache = _copied(prefix, model.config, padding)
-    ends = model.generation_config.eos_token_id
-    ends = tuple(ends) if isinstance(ends, list) else (ends,)
+    ends = end_tokens(model)
     criteria = [JsonClosed(tokenizer, width, len(rows))] if json else []
     processors = [Grammar(schema, tokenizer, ends, width, len(rows))] if schema else []
     running, answers = list(range(len(rows))), [{}] * len(rows)
@@ -137,9 +143,10 @@ def _batch(model, tokenizer, rows: list[list[int]], prefix, max_new_tokens: int,
         )
         keep = []
         for at, row in enumerate(running):
-            new = ids[at, width:].tolist()
-            kept = next((i for i, token in enumerate(new) if token in ends or token == tokenizer.pad_token_id), len(new))
-            stopped = kept < len(new) or bool(json and criteria[0].closed[at])
+            new, closed = ids[at, width:].tolist(), bool(json and criteria[0].closed[at])
+            last = {*ends, tokenizer.pad_token_id} if closed else ends  # after a closed object there is only padding
+            kept = next((i for i, token in enumerate(new) if token in last), len(new))
+            stopped = closed or kept < len(new)
             if stopped or len(new) >= max_new_tokens:
                 answers[row] = {"text": tokenizer.decode(new[:kept], skip_special_tokens=True), "tokens": kept, "stopped": stopped}
             else:

@@ -47,9 +47,9 @@ def _make(schema: dict) -> str:
     return LLMatcher.grammar_from_json_schema(schema, overrides=COMPACT)
 
 
-def _bound(node: dict, path: str, nested: bool = False) -> dict:
+def _bound(node: dict | bool, path: str, nested: bool = False) -> dict:
     """`node` of a JSON schema with an end to its strings, lists and numbers, and no fields but its own."""
-    if not node.keys() & {"type", "enum", "const", "anyOf", "oneOf", "allOf", "$ref"}:
+    if node is True or not node.keys() & {"type", "enum", "const", "anyOf", "oneOf", "allOf", "$ref"}:
         raise ValueError(f"schema: the grammar cannot express {path}: it may be anything; give it a type")
     node, kind, longest = dict(node), node.get("type"), LONGEST // 4 if nested else LONGEST
     for several in node.keys() & {"anyOf", "oneOf", "allOf", "prefixItems"}:
@@ -70,12 +70,12 @@ def _bound(node: dict, path: str, nested: bool = False) -> dict:
     elif kind == "array":
         node.setdefault("maxItems", max(LONGEST // 30, 2 * node.get("minItems", 0)))
         if "prefixItems" not in node:
-            node["items"] = _bound(node.get("items", {}), f"{path}[]", nested=True)
+            node["items"] = _bound(node.get("items", True), f"{path}[]", nested=True)
     elif kind == "object" and "properties" in node:
         node["properties"] = {name: _bound(one, f"{path}.{name}", nested) for name, one in node["properties"].items()}
         node |= {"required": list(node["properties"]), "additionalProperties": False}
     elif kind == "object":
-        name, value = rf"^[^\s\x00-\x1f]{{1,{longest // 4}}}$", _bound(node.get("additionalProperties") or {}, f"{path}{{}}", nested=True)
+        name, value = rf"^[^\s\x00-\x1f]{{1,{longest // 4}}}$", _bound(node.get("additionalProperties", True), f"{path}{{}}", nested=True)
         node |= {"maxProperties": LONGEST // 30, "patternProperties": {name: value}, "additionalProperties": False}
     return node
 
