@@ -1,12 +1,14 @@
 """The student behind a server: the same answers, the same prompt bytes, and a process that is gone afterwards."""
 
 import json
+import os
 import shlex
 import signal
 import socket
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import psutil
@@ -14,7 +16,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from tokenizers.processors import TemplateProcessing
-from transformers import AutoTokenizer, Gemma3ForCausalLM, Gemma3TextConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma3ForCausalLM, Gemma3TextConfig, GgufConfig
 
 from workbook import dataset, generation, models, serve
 from workbook.models import ModelError
@@ -22,6 +24,7 @@ from workbook.tasks import ARTICLE_DIGEST as TASK
 from workbook.teacher import open_teacher
 
 LONG = 24  # tokens of an answer
+GIVEN_CACHE = os.environ.get("WORKBOOK_CACHE", "")  # where the real weights are
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -45,7 +48,9 @@ def base(tiny_model, tmp_path_factory):
     torch.manual_seed(0)
     shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 1}
     special = {"eos_token_id": tokenizer.eos_token_id, "bos_token_id": tokenizer.bos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    config = Gemma3TextConfig(vocab_size=len(tokenizer), head_dim=16, sliding_window=64, initializer_range=0.3, **shape, **special)
+    config = Gemma3TextConfig(
+        vocab_size=len(tokenizer), head_dim=16, sliding_window=64, initializer_range=0.3, tie_word_embeddings=False, **shape, **special
+    )
     Gemma3ForCausalLM(config).save_pretrained(folder)
     return folder
 
@@ -95,19 +100,28 @@ def wait_for(condition, seconds: float = 60):
     return found
 
 
-def test_served_answers_equal_those_in_this_process(base, adapter, asked):
-    folder = serve.merge(adapter)
-    with serve.serving(folder) as url:
+def in_process(folder: Path, asked: list[str]) -> tuple[list[str], list[int]]:
+    """(texts, lengths of the prompts) that the model in `folder` gives here, one at a time, in the layout of training."""
+    model, tokenizer = models.open_model(folder, dtype=torch.float32)
+    prompts = [dataset.layout(one, tokenizer) for one in asked]
+    found = generation.generate(model, tokenizer, prompts, max_new_tokens=LONG, batch_size=1, json=False)
+    return [answer["text"] for answer in found], [answer["prompt_tokens"] for answer in found]
+
+
+@pytest.mark.parametrize("batching", [False, True])
+def test_served_answers_equal_those_in_this_process(base, adapter, asked, batching):
+    """Of the adapter, not merged, and the server ends with its block, also when the block fails."""
+    folder = serve.merge(adapter, dtype=torch.float32)
+    with pytest.raises(ZeroDivisionError) if batching else nullcontext(), serve.serving(folder, batching=batching) as url:
         (server,) = psutil.Process().children()
         replies = answers(folder, url, asked)
+        assert server.is_running() and url.startswith("http://127.0.0.1:")
+        if batching:
+            raise ZeroDivisionError
     assert gone(server.pid)
-    unmerged, tokenizer = models.open_model(adapter)
-    prompts = [dataset.layout(one, tokenizer) for one in asked]
-    in_process = generation.generate(unmerged.merge_and_unload(), tokenizer, prompts, max_new_tokens=LONG, batch_size=1, json=False)
-    assert [reply.text for reply in replies] == [answer["text"] for answer in in_process]
-    assert [reply.prompt_tokens for reply in replies] == [answer["prompt_tokens"] for answer in in_process]
-    untuned = generation.generate(models.open_model(base)[0], tokenizer, prompts, max_new_tokens=LONG, batch_size=1, json=False)
-    assert [reply.text for reply in replies] != [answer["text"] for answer in untuned], "the adapter was lost"
+    texts = [reply.text for reply in replies]
+    assert (texts, [reply.prompt_tokens for reply in replies]) == in_process(adapter, asked)
+    assert texts != in_process(base, asked)[0], "the adapter was lost"
 
 
 @pytest.mark.parametrize("kind", ["base", "chat"])
@@ -147,15 +161,6 @@ def test_a_merge_that_fails_leaves_nothing_that_looks_whole(adapter, monkeypatch
     monkeypatch.undo()
     model, _ = models.open_model(serve.merge(adapter, dtype=torch.float16), dtype=torch.float16)
     assert model.dtype == torch.float16
-
-
-def test_the_server_ends_when_the_block_fails(adapter):
-    folder = serve.merge(adapter)
-    with pytest.raises(ZeroDivisionError), serve.serving(folder) as url:
-        (server,) = psutil.Process().children()
-        assert folder.name == "student" and url.startswith("http://127.0.0.1:")
-        raise ZeroDivisionError
-    assert gone(server.pid)
 
 
 @pytest.mark.parametrize("blow", [signal.SIGTERM, signal.SIGKILL])
@@ -227,3 +232,29 @@ def test_the_command_for_vllm(base, adapter, capsys):
     assert words[:3] == ["vllm", "serve", str(base)] and option("--lora-modules") == f"student={adapter.resolve()}"
     assert int(option("--max-lora-rank")) >= 4
     assert option("--chat-template") == serve.chat_template(AutoTokenizer.from_pretrained(base))
+
+
+def test_only_the_packaged_base_becomes_a_gguf_file(base, adapter, tmp_path, capsys):
+    refused("--adapter", adapter, "--gguf", tmp_path / "student.gguf")
+    assert "convert_hf_to_gguf.py" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_a_gguf_file_is_the_same_model(tmp_path, monkeypatch, asked):
+    """The samples' adapter on the real base, read back by transformers: weights, token ids and logits, to the bit."""
+    monkeypatch.setenv("WORKBOOK_CACHE", GIVEN_CACHE)
+    samples = Path(__file__).parents[1] / "data" / "samples" / "adapter"
+    serve.main(["--adapter", str(samples), "--gguf", str(tmp_path / "student.gguf")])
+    options = {"gguf_file": "student.gguf", "quantization_config": GgufConfig(dequantize=True), "dtype": torch.bfloat16}
+    back, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(tmp_path, **options),
+        AutoTokenizer.from_pretrained(tmp_path, gguf_file="student.gguf"),
+    )
+    merged, trained = models.open_model(serve.merge(samples))
+    for name, weight in merged.state_dict().items():
+        assert torch.equal(back.state_dict()[name], weight), name
+    turn = [{"role": "user", "content": asked[1]}]
+    read, wanted = (one.apply_chat_template(turn, return_dict=True, return_tensors="pt") for one in (tokenizer, trained))
+    assert torch.equal(read["input_ids"], wanted["input_ids"])
+    with torch.inference_mode():
+        assert torch.equal(back.eval()(**read).logits, merged(**wanted).logits)
