@@ -7,7 +7,7 @@ that runs on this machine already is measured instead, vLLM for instance.
 
 Every level is bounded in requests and in seconds: after them no request is begun, those under way are waited for. *Valid* is an
 answer that ended by itself and fits the schema. *Same* is an answer with the very text that the first level gave for its article.
-Writes docs/load.json and the table between its marks in docs/serving.md; about 10 minutes on two idle cores.
+Writes docs/load.json and the table between its marks in docs/serving.md; about 15 minutes on two idle cores.
 """
 
 import argparse

@@ -32,6 +32,8 @@ from workbook import dataset, export, models
 from workbook.models import ModelError
 
 NAME = "student"  # what the model is called in a request
+# Room for 64 x 256 tokens at once. By itself it would take more than half of the machine's memory.
+BATCHING = ["--continuous-batching", "--cb-num-blocks", "64", "--cb-max-batch-tokens", "2048"]
 PATIENCE = 600  # seconds that a server may take to load the model
 LOOPBACK = "127.0.0.1"
 # The server asks Linux to be killed when the process that started it dies, whatever that one died of; see
@@ -158,7 +160,7 @@ def _server(folder: Path, host: str, port: int, batching: bool, log) -> Iterator
     check_port(host, port)
     device = "auto" if torch.cuda.is_available() else "cpu"
     command = [sys.executable, "-P", "-c", START, "serve", folder.name, "--host", host, "--port", str(port), "--device", device]
-    command += ["--continuous-batching"] if batching else []
+    command += BATCHING if batching else []
     environment = os.environ | {"HF_HUB_OFFLINE": "1"}
     process = subprocess.Popen(
         command, cwd=folder.resolve().parent, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
