@@ -1,5 +1,6 @@
 """The student behind a server: the same answers, the same prompt bytes, and a process that is gone afterwards."""
 
+import importlib
 import json
 import os
 import shlex
@@ -258,3 +259,45 @@ def test_a_gguf_file_is_the_same_model(tmp_path, monkeypatch, asked):
     assert torch.equal(read["input_ids"], wanted["input_ids"])
     with torch.inference_mode():
         assert torch.equal(back.eval()(**read).logits, merged(**wanted).logits)
+
+
+@pytest.fixture
+def bench(monkeypatch, tmp_path):
+    """benchmarks/load.py as a module, five short rows, and what it writes."""
+    root = Path(__file__).parents[1]
+    monkeypatch.syspath_prepend(root / "benchmarks")
+    load = importlib.import_module("load")
+    rows = [{"id": str(i), "prompt": f"{TASK.instruction}\n\narticle {i}", "completion": "{}"} for i in range(5)]
+    dataset.write_jsonl(tmp_path / "test.jsonl", rows)
+    (tmp_path / "serving.md").write_text("<!-- load -->\n\n<!-- /load -->\n")
+
+    def run(url: str, *arguments: str) -> list[dict]:
+        where = ["--data", str(tmp_path / "test.jsonl"), "--docs", str(tmp_path), "--url", url]
+        monkeypatch.setattr(sys, "argv", ["load.py", *where, *arguments])
+        load.main()
+        return json.loads((tmp_path / "load.json").read_text())["levels"]
+
+    return run
+
+
+def test_the_load_test_counts_what_a_server_really_did(bench, server, digest, tmp_path):
+    """Of ten requests on five articles, two are refused and two get an answer that is no record."""
+    good = json.dumps(digest, ensure_ascii=False)
+    number = lambda body: body["messages"][0]["content"][-1]  # noqa: E731
+    server.seconds = 0.05
+    server.answer = lambda body: "no record" if number(body) == "1" else good
+    server.before = lambda body: (400, {}, "too long") if number(body) == "2" else None
+    one, four = bench(server.environment["WORKBOOK_TEACHER_URL"], "--requests", "10", "--clients", "1", "4")
+    assert (one["valid"], one["answers"], len(one["failures"]), one["same"]) == (6, 8, 2, 8)
+    assert server.most_at_once == 4 and len(server.seen) == 21
+    assert four["valid"] == 6 and four["valid_per_second"] > one["valid_per_second"] and one["valid_per_second"] < 6 / 0.5
+    assert 0.05 <= one["p50_seconds"] <= one["p95_seconds"] < 1
+    assert "| 4 |" in (tmp_path / "serving.md").read_text() and "| 6 of 8 | 2 | 8 of 8 |" in (tmp_path / "serving.md").read_text()
+
+
+def test_the_load_test_ends_in_time_and_stays_at_home(bench, server, digest):
+    server.seconds, server.answer = 0.3, lambda body: json.dumps(digest)
+    (level,) = bench(server.environment["WORKBOOK_TEACHER_URL"], "--requests", "1000", "--seconds", "1", "--clients", "2")
+    assert 2 < level["answers"] < 12
+    with pytest.raises(SystemExit, match="not on this machine"):
+        bench("http://models.example/v1")
