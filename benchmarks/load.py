@@ -6,7 +6,7 @@ A client asks its next article when it has the answer to the last one. One reque
 that runs on this machine already is measured instead, vLLM for instance.
 
 Every level is bounded in requests and in seconds: after them no request is begun, those under way are waited for. *Valid* is an
-answer that ended by itself and fits the schema. *Same* is an answer with the very text that the first level gave for its article.
+answer that ended by itself and fits the schema. *Same* is an answer with the very text that the first level gave for its article, of those that it had time for.
 Writes docs/load.json and the table between its marks in docs/serving.md; about 15 minutes on two idle cores.
 """
 
@@ -69,6 +69,7 @@ def is_valid(reply) -> bool:
 def summary(mode: str, clients: int, found: dict, first: dict[str, str]) -> dict:
     """One row of the table. first: {prompt: text} of the first level."""
     valid = sum(is_valid(reply) for _, reply in found["replies"])
+    compared = [first[prompt] == reply.text for prompt, reply in found["replies"] if prompt in first]
     waits = sorted(reply.seconds for _, reply in found["replies"]) or [float("nan")]
     return {
         "server": mode,
@@ -78,7 +79,8 @@ def summary(mode: str, clients: int, found: dict, first: dict[str, str]) -> dict
         "p95_seconds": waits[min(len(waits) - 1, round(0.95 * len(waits)))],
         "answers": len(found["replies"]),
         "valid": valid,
-        "same": sum(first[prompt] == reply.text for prompt, reply in found["replies"] if prompt in first),
+        "same": sum(compared),
+        "compared": len(compared),
         "failures": found["failures"],
     }
 
@@ -87,7 +89,7 @@ def table(entries: list[dict]) -> str:
     lines = [HEADS, ["---"] * len(HEADS)]
     for one in entries:
         times = [f"{one['valid_per_second']:.2f}", f"{one['p50_seconds']:.1f} s", f"{one['p95_seconds']:.1f} s"]
-        counts = [f"{one['valid']} of {one['answers']}", str(len(one["failures"])), f"{one['same']} of {one['answers']}"]
+        counts = [f"{one['valid']} of {one['answers']}", str(len(one["failures"])), f"{one['same']} of {one['compared']}"]
         lines.append([one["server"], str(one["clients"]), *times, *counts])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
