@@ -5,9 +5,9 @@ together into one batch. Each is asked for digests of held-out articles by 1, 4 
 A client asks its next article when it has the answer to the last one. One request goes ahead and is not timed. With --url, a server
 that runs on this machine already is measured instead, vLLM for instance.
 
-Every level is bounded in requests and in seconds: after them no request is begun, those under way are waited for. *Valid* is an
-answer that ended by itself and fits the schema. *Same* is an answer with the very text that the first level gave for its article, of those that it had time for.
-Writes docs/load.json and the table between its marks in docs/serving.md; about 15 minutes on two idle cores.
+Every level is bounded in requests and in seconds: after them no request is begun, those under way are waited for. *Valid* is an answer
+that ended by itself and fits the schema. *Same* is an answer with the very text that the first level gave for its article, of those
+that it had time for. Writes docs/load.json and the table between its marks in docs/serving.md; about 15 minutes on two idle cores.
 """
 
 import argparse
