@@ -1,11 +1,22 @@
-"""Greedy answers in batches: sorted by length, padded on the left, each row ending where its JSON object closes."""
+"""Greedy answers in batches: sorted by length, padded on the left, each row ending where its JSON object closes.
+
+What all prompts begin with (instructions, examples) is computed once and its keys and values are copied to each row. Rows that
+have ended leave the batch every `CHUNK` tokens.
+"""
 
 import sys
 from collections.abc import Iterable
+from os.path import commonprefix
 
 import torch
+from pydantic import BaseModel
 from tqdm import tqdm
-from transformers import StoppingCriteria, StoppingCriteriaList
+from transformers import DynamicCache, StoppingCriteria
+
+from workbook.grammar import Grammar
+
+CHUNK = 32  # tokens between two looks at which rows have ended
+WORTH_SHARING = 64  # tokens; a shorter beginning costs about as much to copy as to compute
 
 
 class JsonClosed(StoppingCriteria):
@@ -35,43 +46,108 @@ class JsonClosed(StoppingCriteria):
                 self.closed[row] |= depth == 0
         self.state[row] = depth, quoted, escaped
 
+    def keep(self, rows: list[int]) -> None:
+        """Go on with these rows of the batch alone."""
+        self.state, self.closed = [self.state[row] for row in rows], [self.closed[row] for row in rows]
 
-def generate(model, tokenizer, prompts: Iterable[str], *, max_new_tokens: int, batch_size: int = 24, json: bool = True, progress: str = ""):
+
+def generate(
+    model,
+    tokenizer,
+    prompts: Iterable[str],
+    *,
+    max_new_tokens: int,
+    batch_size: int = 24,
+    json: bool = True,
+    schema: type[BaseModel] | None = None,
+    progress: str = "",
+) -> list[dict]:
     """One greedy answer per prompt, in the order of `prompts`, as {"text", "tokens", "prompt_tokens", "stopped"}.
 
-    stopped: the model ended by itself (or closed its JSON object, if `json`) within `max_new_tokens`. progress: what to
-    call the bar; none if empty.
+    stopped: the model ended by itself (or closed its JSON object, if `json`) within `max_new_tokens`. schema: the model can
+    write nothing but compact JSON that fits it (see `grammar.py`); an answer that stopped is then a record. progress: what to
+    call the bar; none if empty. Raises ValueError for a schema that no grammar can express.
     """
     prompts = list(prompts)
+    if not prompts:
+        return []
     # A chat template already begins with the model's start token; a plain prompt needs it added.
-    chat = bool(tokenizer.chat_template)
-    lengths = [len(ids) for ids in tokenizer(prompts, add_special_tokens=not chat)["input_ids"]] if prompts else []
-    by_length = sorted(range(len(prompts)), key=lengths.__getitem__)
+    encoded = tokenizer(prompts, add_special_tokens=not tokenizer.chat_template)["input_ids"]
+    by_length = sorted(range(len(prompts)), key=lambda row: len(encoded[row]))
+    prefix = _prefix(model, encoded)
     answers: list[dict] = [{}] * len(prompts)
     with tqdm(total=len(prompts), desc=progress, disable=not progress, unit="answer", mininterval=1, file=sys.stdout) as bar:
         for first in range(0, len(by_length), batch_size):
             rows = by_length[first : first + batch_size]
-            batch = tokenizer(
-                [prompts[row] for row in rows], return_tensors="pt", padding=True, padding_side="left", add_special_tokens=not chat
-            )
-            for row, answer in zip(rows, _batch(model, tokenizer, batch, max_new_tokens, json), strict=True):
-                answers[row] = answer | {"prompt_tokens": lengths[row]}
+            made = _batch(model, tokenizer, [encoded[row] for row in rows], prefix, max_new_tokens, json, schema)
+            for row, answer in zip(rows, made, strict=True):
+                answers[row] = answer | {"prompt_tokens": len(encoded[row])}
             bar.update(len(rows))
     return answers
 
 
 @torch.inference_mode()
-def _batch(model, tokenizer, batch, max_new_tokens: int, json: bool) -> list[dict]:
-    batch = batch.to(model.device)
-    start = batch["input_ids"].shape[1]
-    criteria = StoppingCriteriaList([JsonClosed(tokenizer, start, len(batch["input_ids"]))] if json else [])
-    out = model.generate(**batch, max_new_tokens=max_new_tokens, do_sample=False, stopping_criteria=criteria)
+def _prefix(model, encoded: list[list[int]]) -> DynamicCache | None:
+    """Keys and values of the tokens that all prompts begin with, [1, heads, tokens, size] a layer; None if they are few."""
+    shared = min(len(commonprefix(encoded)), min(map(len, encoded)) - 1)  # of each prompt, a token is left to go on from
+    if len(encoded) == 1 or shared < WORTH_SHARING:
+        return None
+    cache = DynamicCache()  # without a configuration it keeps all tokens of a sliding-window layer too: `_copied` needs them
+    model(input_ids=torch.tensor([encoded[0][:shared]], device=model.device), past_key_values=cache, use_cache=True, logits_to_keep=1)
+    return cache
+
+
+def _copied(prefix: DynamicCache | None, config, padding: torch.Tensor) -> DynamicCache:
+    """The prefix for a batch whose rows have `padding` tokens [rows] on their left.
+
+    Padding stays on the left of everything, as without a prefix: a row with p padding tokens gets the prefix shifted by p, and
+    its last p tokens, for which there is no room, are computed again with the rest. Between prefix and rest, padding would
+    take up room in the window of a sliding-window layer, and change its answers.
+    """
+    cache = DynamicCache(config=config)
+    if prefix:
+        at = (torch.arange(prefix.get_seq_length(), device=padding.device) - padding[:, None]).clamp(min=0)
+        for layer, (keys, values, *_) in enumerate(prefix):
+            cache.update(keys[0][:, at].transpose(0, 1), values[0][:, at].transpose(0, 1), layer)
+    return cache
+
+
+@torch.inference_mode()
+def _batch(model, tokenizer, rows: list[list[int]], prefix, max_new_tokens: int, json: bool, schema) -> list[dict]:
+    width = max(map(len, rows))
+    ids = torch.tensor([[tokenizer.pad_token_id] * (width - len(row)) + row for row in rows], device=model.device)
+    padding = torch.tensor([width - len(row) for row in rows], device=model.device)
+    mask = (torch.arange(width, device=model.device) >= padding[:, None]).long()
+    cache = _copied(prefix, model.config, padding)
     ends = model.generation_config.eos_token_id
-    ends = {tokenizer.pad_token_id, *(ends if isinstance(ends, list) else [ends])}
-    answers = []
-    for row, ids in enumerate(out[:, start:].tolist()):
-        kept = next((i for i, token in enumerate(ids) if token in ends), len(ids))
-        closed = json and criteria[0].closed[row]
-        text = tokenizer.decode(ids[:kept], skip_special_tokens=True)
-        answers.append({"text": text, "tokens": kept, "stopped": bool(closed or kept < len(ids))})
+    ends = tuple(ends) if isinstance(ends, list) else (ends,)
+    criteria = [JsonClosed(tokenizer, width, len(rows))] if json else []
+    processors = [Grammar(schema, tokenizer, ends, width, len(rows))] if schema else []
+    running, answers = list(range(len(rows))), [{}] * len(rows)
+    while running:
+        left = width + max_new_tokens - ids.shape[1]
+        ids = model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            past_key_values=cache,
+            max_new_tokens=min(CHUNK, left),
+            do_sample=False,
+            stopping_criteria=criteria,
+            logits_processor=processors,
+        )
+        keep = []
+        for at, row in enumerate(running):
+            new = ids[at, width:].tolist()
+            kept = next((i for i, token in enumerate(new) if token in ends or token == tokenizer.pad_token_id), len(new))
+            stopped = kept < len(new) or bool(json and criteria[0].closed[at])
+            if stopped or len(new) >= max_new_tokens:
+                answers[row] = {"text": tokenizer.decode(new[:kept], skip_special_tokens=True), "tokens": kept, "stopped": stopped}
+            else:
+                keep.append(at)
+        if len(keep) < len(running):
+            for part in [*criteria, *processors]:
+                part.keep(keep)
+            cache.batch_select_indices(torch.tensor(keep, dtype=torch.long, device=ids.device))
+            running, ids, mask = [running[at] for at in keep], ids[keep], mask[keep]
+        mask = torch.cat([mask, mask.new_ones(len(ids), ids.shape[1] - mask.shape[1])], dim=1)
     return answers
