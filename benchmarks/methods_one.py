@@ -2,16 +2,14 @@
 
 import itertools
 import json
-import math
 import time
 from pathlib import Path
 
 import torch
-from publish import ROOT
 from torch.nn.functional import cross_entropy
 from transformers import set_seed
 
-from workbook import dataset, models, training
+from workbook import dataset, forgetting, models, training
 from workbook.profiles import load_profile
 from workbook.tasks import ARTICLE_DIGEST as TASK
 
@@ -70,12 +68,10 @@ def mean_loss(model, rows: list[dict], pad: int) -> float:
 
 def scores(model, tokenizer, rows: list[dict]) -> dict:
     """The loss on `rows`, and the perplexity on unrelated text by language."""
-    found = {"validation_loss": mean_loss(model, rows, tokenizer.pad_token_id)}
-    unrelated = dataset.read_jsonl(ROOT / "data" / "unrelated.jsonl")
-    for language in LANGUAGES:
-        ids = tokenizer([row["text"] for row in unrelated if row["language"] == language])["input_ids"]
-        found[language] = math.exp(mean_loss(model, [{"input_ids": i, "labels": i} for i in ids], tokenizer.pad_token_id))
-    return found
+    unrelated = forgetting.by_language(model, tokenizer, forgetting.unrelated())
+    return {"validation_loss": mean_loss(model, rows, tokenizer.pad_token_id)} | {
+        language: forgetting.perplexity(found) for language, found in unrelated.items()
+    }
 
 
 def fit(parameters: list, loss_of, stream, learning_rate: float, seconds: float) -> dict:

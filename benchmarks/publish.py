@@ -1,7 +1,8 @@
 """Take what the repository shows and carries from a finished run: `python benchmarks/publish.py runs/laptop`.
 
-Writes data/samples/ (training files and adapter, so that each notebook runs alone), docs/scores.png, the two tables between their
-marks in README.md, and the line "Measured" of each notebook. The adapter's numbers are stored in bfloat16, which halves its file.
+Writes data/samples/ (training files and adapter, so that each notebook runs alone), docs/scores.png, docs/report.json with the times
+of the run, from it the two tables between their marks in README.md, and the line "Measured" of each notebook. The adapter's numbers
+are stored in bfloat16, which halves its file.
 With a second folder, `python benchmarks/publish.py runs/intake data/intake_adapter`, only the run's adapter is stored there.
 """
 
@@ -47,6 +48,11 @@ def time_table(done: dict) -> str:
     return "\n".join(lines)
 
 
+def tables(report: dict) -> dict[str, str]:
+    """{mark in the README: the table that belongs there}, from docs/report.json alone."""
+    return {"scores": score_table(report), "times": time_table(report["times"])}
+
+
 def fill(path: Path, mark: str, content: str) -> str:
     """The text of `path` with `content` between <!-- mark --> and <!-- /mark -->."""
     mould, text = f"(<!-- {mark} -->\n).*?(\n<!-- /{mark} -->)", path.read_text(encoding="utf-8")
@@ -65,23 +71,28 @@ def measured(notebook: Path, facts: dict, profile: str) -> None:
     notebook.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
+def publish(run: Path, root: Path = ROOT) -> None:
+    report = json.loads((run / "report.json").read_text(encoding="utf-8"))
+    if not report["meaningful"]:
+        raise SystemExit(f"{run}: a smoke run is not a result; run another profile")
+    done = json.loads((run / "done.json").read_text(encoding="utf-8"))
+    report["times"] = {name: {"seconds": facts["seconds"], "peak_gib": facts["peak_gib"]} for name, facts in done.items()}
+    samples(run, root / "data" / "samples")
+    shutil.copy(run / "scores.png", root / "docs" / "scores.png")
+    (root / "docs" / "report.json").write_text(json.dumps(report, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    for name, facts in done.items():
+        measured(root / "notebooks" / f"{name}.ipynb", facts, report["profile"])
+    for mark, content in tables(report).items():
+        (root / "README.md").write_text(fill(root / "README.md", mark, content), encoding="utf-8")
+
+
 def main() -> None:
     if len(sys.argv) not in (2, 3):
         raise SystemExit("usage: python benchmarks/publish.py RUN_FOLDER [FOLDER_FOR_ITS_ADAPTER]")
     run = Path(sys.argv[1])
     if len(sys.argv) == 3:
         return store_adapter(run / "adapter", Path(sys.argv[2]))
-    report = json.loads((run / "report.json").read_text(encoding="utf-8"))
-    done = json.loads((run / "done.json").read_text(encoding="utf-8"))
-    if not report["meaningful"]:
-        raise SystemExit(f"{run}: a smoke run is not a result; run another profile")
-    samples(run, ROOT / "data" / "samples")
-    shutil.copy(run / "scores.png", ROOT / "docs" / "scores.png")
-    for name, facts in done.items():
-        measured(ROOT / "notebooks" / f"{name}.ipynb", facts, report["profile"])
-    readme = ROOT / "README.md"
-    for mark, content in {"scores": score_table(report), "times": time_table(done)}.items():
-        readme.write_text(fill(readme, mark, content), encoding="utf-8")
+    publish(run)
 
 
 if __name__ == "__main__":

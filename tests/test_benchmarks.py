@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -9,6 +10,9 @@ import pytest
 from conftest import ROOT
 
 from workbook.tasks import ARTICLE_DIGEST as TASK
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import publish
 
 
 @pytest.fixture
@@ -51,3 +55,53 @@ def test_training_is_timed_beside_stock_trl_with_the_same_losses(tmp_path, bench
     assert ours["first_loss"] == pytest.approx(stock["first_loss"], rel=0.01)
     assert ours["last_loss"] == pytest.approx(stock["last_loss"], rel=0.01)
     assert "| stock TRL, float32 |" in (tmp_path / "training.md").read_text()
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """A repository with the README, a notebook and the committed adapter, and a finished run beside it; returns (run, repository)."""
+    run, root = tmp_path / "run", tmp_path / "repository"
+    for folder in ("notebooks", "docs"):
+        (root / folder).mkdir(parents=True)
+    shutil.copy(ROOT / "README.md", root)
+    shutil.copy(ROOT / "notebooks" / "05_eval.ipynb", root / "notebooks")
+    shutil.copytree(ROOT / "data" / "samples", run)
+    (run / "scores.png").write_bytes(b"a picture")
+    score = {"mean": 12.34, "low": 5, "high": 20}
+    report = {"meaningful": True, "profile": "laptop", "articles": 7, "headline": ["valid"], "columns": {"valid": "schema-valid %"}}
+    (run / "report.json").write_text(json.dumps(report | {"scores": {"student": {"valid": score}}}))
+    (run / "done.json").write_text(json.dumps({"05_eval": {"seconds": 126, "peak_gib": 3.21, "fingerprint": "x"}}))
+    return run, root
+
+
+def test_the_readme_gets_its_numbers_from_the_report_of_a_run(copy):
+    run, root = copy
+    publish.publish(run, root)
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    assert "| 7 test articles | schema-valid % |" in readme and "| student | 12.3 [5.0, 20.0] |" in readme
+    assert "| 05_eval | 2.1 | 3.2 GiB |" in readme and "| all five | 2.1 | |" in readme and "base, few-shot |" not in readme
+    notebook = json.loads((root / "notebooks" / "05_eval.ipynb").read_text(encoding="utf-8"))
+    assert "**Measured:** 2.1 minutes, 3.2 GiB of memory, in `laptop`" in "".join(notebook["cells"][0]["source"])
+    assert (root / "docs" / "scores.png").read_bytes() == b"a picture"
+    assert (root / "data" / "samples" / "adapter" / "adapter_model.safetensors").exists()
+    assert_numbers_are_those_of_the_report(root)
+
+
+def test_a_smoke_run_is_not_published(copy):
+    run, root = copy
+    before = (root / "README.md").read_text(encoding="utf-8")
+    (run / "report.json").write_text((run / "report.json").read_text().replace("true", "false"))
+    with pytest.raises(SystemExit, match="a smoke run is not a result"):
+        publish.publish(run, root)
+    assert (root / "README.md").read_text(encoding="utf-8") == before and not (root / "docs" / "report.json").exists()
+
+
+def assert_numbers_are_those_of_the_report(root):
+    report = json.loads((root / "docs" / "report.json").read_text(encoding="utf-8"))
+    for mark, table in publish.tables(report).items():
+        assert publish.fill(root / "README.md", mark, table) == (root / "README.md").read_text(encoding="utf-8"), mark
+
+
+@pytest.mark.skipif(not (ROOT / "docs" / "report.json").exists(), reason="no run was published yet: python benchmarks/publish.py")
+def test_the_numbers_in_the_readme_are_those_of_the_published_report():
+    assert_numbers_are_those_of_the_report(ROOT)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from workbook.intervals import difference, interval, p_value
+from workbook.intervals import Difference, difference, interval, p_value, ratio, verdict
 
 
 def clustered(chance, sources: int, mean: float):
@@ -67,3 +67,14 @@ def test_the_result_does_not_depend_on_the_order_of_rows_and_bad_input_is_named(
         interval(values, sources[:2])
     with pytest.raises(ValueError, match="the same rows"):
         difference(values, values[:2], sources)
+
+
+def test_a_ratio_by_hand_and_a_verdict_claims_no_more_than_the_interval():
+    # sums 30 and 60: a half, in each source too, so no draw differs
+    assert ratio([10, 20], [20, 40], ["a", "b"]) == (50, 50, 50) and ratio([1], [0], ["a"]) == (0, 0, 0)
+    mean, low, high = ratio([10, 40], [20, 40], ["a", "b"])
+    assert mean == pytest.approx(100 * 50 / 60) and low == 50 and high == 100
+    with pytest.raises(ValueError, match="the same rows"):
+        ratio([1, 2], [1], ["a", "b"])
+    cases = {(0.1, 5): "better", (-5, -0.1): "worse", (-0.1, 5): "not told apart", (0, 0): "not told apart"}
+    assert {bounds: verdict(Difference(1, *bounds, 0.5)) for bounds in cases} == cases

@@ -1,5 +1,6 @@
 """What an evaluation leaves: a file for programs, a page for people, a table in the terminal; and the plots in them."""
 
+import hashlib
 import json
 import re
 import subprocess
@@ -44,6 +45,7 @@ def written(tmp_path, evaluated):
         "corpus": {system: details.corpus(ARTICLE_DIGEST, rows, texts, gold)[0] for system, texts in answers.items()},
         "confusion": {system: details.confusion(ARTICLE_DIGEST, rows, texts, gold) for system, texts in answers.items()},
         "missed": {"student": {"category: health": (1, 1)}},
+        "gain": {"form": {"difference": intervals.difference([40.0], [30.0], ["t"])}},
     }
     differences = {"teacher": intervals.difference([40.0], [100.0], ["t"])}
     report.write(
@@ -56,6 +58,7 @@ def written(tmp_path, evaluated):
         beside=beside,
         figures={"scores": tmp_path / "scores.png"},
         gallery="".join(cards),
+        files=[tmp_path / "scores.png", tmp_path / "not_there"],
     )
     return tmp_path
 
@@ -65,7 +68,8 @@ def test_the_file_has_every_part(written):
     assert found["scores"]["student"]["category"] == {"mean": 0, "low": 0, "high": 0}
     assert found["student_minus"]["teacher"]["mean"] == -60 and 0 < found["student_minus"]["teacher"]["p"] <= 1
     assert found["funnel"]["base <1>"]["parses"] == [0, 0] and found["confusion"]["student"]["category"]["health"] == {"politics": 1}
-    assert found["settings"]["seed"] == 3 and found["versions"]["sacrebleu"] and len(found["data_sha256"]) == 3
+    assert found["settings"]["seed"] == 3 and found["versions"]["sacrebleu"] and len(found["data_sha256"]) == 4
+    assert found["data_sha256"][f"{written.name}/scores.png"] == hashlib.sha256((written / "scores.png").read_bytes()).hexdigest()
     assert found["corpus"]["teacher"]["translation length ratio"] == 1 and "entities by name" in found["details"]["student"]
 
 
@@ -74,6 +78,7 @@ def test_the_page_stands_alone_and_what_models_wrote_cannot_run_in_it(written):
     assert "data:image/png;base64," in page and not re.search(r'(src|href)="(?!data:)', page) and "<script" not in page
     assert "color-scheme:light dark" in page and 'dir="rtl"' in page and "<mark>صنعاء</mark>" in page and "&lt;script&gt;" in page
     assert "1 of 1" in page and "Funnel" in page and "NOT A RESULT" in page
+    assert "+10.0 [+10.0, +10.0], p = 1.000" in page
 
 
 def run(folder):
@@ -118,6 +123,17 @@ def test_plots_show_what_they_are_given_for_any_number_of_systems():
     assert [label.get_text() for label in charts.differences({"base": (1, 0.5, 2, 0.01)}).get_yticklabels()] == ["base"]
 
 
+def test_form_and_content_stand_side_by_side_and_a_curve_has_its_sizes_in_order():
+    row = {"valid": (40, 30, 50), "valid, constrained": (90, 80, 95), "headline": (5, 1, 9), "headline, constrained": (8, 4, 12)}
+    valid, headline = charts.ablation({"base": row, "student": row}).axes
+    assert [bar.get_height() for bar in valid.patches] == [40, 40, 90, 90] and headline.get_title() == "headline"
+    axes = charts.against_prompt({"base": {"headline": (5, 1, 9)}, "student": {"headline": (40, 30, 50)}}, {"base": 700, "student": 200})
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["base", "student"]
+    curve = {"test_articles": 60, "sizes": {"160": {"valid": (95, 90, 99)}, "80": {"valid": (70, 60, 80)}}}
+    line = charts.learning_curve(curve, ("valid",)).lines[0]
+    assert list(line.get_xdata()) == [80, 160] and list(line.get_ydata()) == [70, 95]
+
+
 def test_break_even_by_hand():
     # 0.0005 USD a record by the API, 0.10 USD an hour for the machine: 0.10 / 0.0005 = 200 records an hour
     point = BreakEven(api_usd=0.0005, usd_per_hour=0.10, capacity=900)
@@ -128,6 +144,22 @@ def test_break_even_by_hand():
 
 
 def test_values_are_shown_as_what_they_are():
-    row = {"score": (40.04, 5, 90), "gate": (75.0, 50.0), "missed": (2, 3), "ratio": 0.98765, "tokens": 1234.5, "none": None}
-    assert list(report.frame({"a": row}).loc["a"]) == ["40.0 [5.0, 90.0]", "75 (50)", "2 of 3", "0.99", "1,234.5", ""]
+    row = {
+        "score": (40.04, 5, 90),
+        "step": intervals.Difference(3.1, -0.4, 6.5, 0.06),
+        "gate": (75.0, 50.0),
+        "missed": (2, 3),
+        "ratio": 0.98765,
+        "tokens": 1234.5,
+        "none": None,
+    }
+    assert list(report.frame({"a": row}).loc["a"]) == [
+        "40.0 [5.0, 90.0]",
+        "+3.1 [-0.4, +6.5], p = 0.060",
+        "75 (50)",
+        "2 of 3",
+        "0.99",
+        "1,234.5",
+        "",
+    ]
     assert list(report.frame({"a": {"x": 1}, "b": {"y": 2}}).loc["a"]) == ["1", ""]

@@ -66,6 +66,44 @@ def differences(found: dict[str, tuple], title: str = ""):
     return axes
 
 
+def ablation(found: dict[str, dict[str, tuple]], title: str = ""):
+    """Validity and headline of `gain.ablation`, free and held to a grammar side by side, with 95 % intervals. Returns the figure."""
+    figure, panels = plt.subplots(1, 2, figsize=(9, 3.2), sharey=True, layout="constrained")
+    for axes, score in zip(panels, ("valid", "headline"), strict=True):
+        for side, held in enumerate(("", ", constrained")):
+            mean, low, high = np.array([row[f"{score}{held}"] for row in found.values()]).T
+            label = "with the schema's grammar" if held else "free"
+            where = np.arange(len(found)) + 0.36 * side
+            axes.bar(where, mean, 0.36, yerr=[mean - low, high - mean], capsize=3, color=COLOURS[side], label=label, error_kw={"lw": 1})
+        axes.set(title=score, ylim=(0, 109), xticks=np.arange(len(found)) + 0.18, xticklabels=list(found))
+    panels[1].legend(frameon=False)
+    figure.suptitle(title)
+    return figure
+
+
+def against_prompt(results: dict[str, dict[str, tuple]], tokens: dict[str, float], title: str = ""):
+    """Each system's headline, with its 95 % interval, over the tokens that it reads for one answer. Returns the axes."""
+    _, axes = plt.subplots()
+    for i, (system, count) in enumerate(tokens.items()):
+        mean, low, high = results[system]["headline"]
+        axes.errorbar(count, mean, yerr=[[mean - low], [high - mean]], fmt="o", capsize=3, color=COLOURS[i % len(COLOURS)], label=system)
+    axes.set(xscale="log", xlabel="prompt tokens per article", ylabel="headline", ylim=(-3, 103), title=title)
+    axes.legend(frameon=False, fontsize=9, bbox_to_anchor=(1, 1))
+    return axes
+
+
+def learning_curve(curve: dict, names: tuple[str, ...] = ("valid", "category", "translation", "headline")):
+    """Scores of docs/learning_curve.json over the number of training articles, with 95 % intervals. Returns the axes."""
+    _, axes = plt.subplots()
+    sizes = sorted(curve["sizes"], key=int)
+    for i, name in enumerate(names):
+        mean, low, high = np.array([curve["sizes"][size][name] for size in sizes]).T
+        axes.errorbar(list(map(int, sizes)), mean, yerr=[mean - low, high - mean], fmt="o-", capsize=3, color=COLOURS[i], label=name)
+    axes.set(xlabel="training articles", xticks=list(map(int, sizes)), ylim=(0, 105), title=f"{curve['test_articles']} test articles")
+    axes.legend(frameon=False, fontsize=9, bbox_to_anchor=(1, 1))
+    return axes
+
+
 def confusion(matrix: dict[str, dict[str, int]], title: str = ""):
     """A field of `details.confusion` as a grid: rows are the reference's labels, columns what the system said. Returns the axes."""
     rows = [label for label in matrix if sum(matrix[label].values())]

@@ -9,6 +9,7 @@ import hashlib
 import json
 import platform
 import subprocess
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from html import escape
 from importlib.metadata import version
@@ -28,7 +29,14 @@ _TITLES = {
     "details": "Beside the headline: means with 95 % intervals",
     "corpus": "Over all articles together",
     "missed": "Missed: rows of the grave label that got another label or no record, out of how many",
+    "ablation": "Form and content: each system free, and held to the schema's grammar",
+    "gain": "The steps of a gain: paired differences in the headline",
+    "seeds": "The headline of students trained with other seeds",
     "costs": "What an answer costs",
+    "forgetting": "Perplexity on unrelated text",
+    "unseen": "A schema that the student was not trained on: share of answers, in percent",
+    "second_task": "The second task",
+    "judge": "A language model as a judge",
 }
 
 
@@ -43,12 +51,14 @@ def write(
     beside: dict[str, dict] | None = None,
     figures: dict[str, Path] | None = None,
     gallery: str = "",
+    files: Iterable[Path] = (),
 ) -> Path:
     """Write run_dir/report.json and run_dir/report.html from `metrics.table` results; returns the JSON's path.
 
     differences: {system: intervals.Difference} of student minus that system in the headline score. prompt_tokens: {system: mean}.
     beside: further parts as {key: {system: {name: value}}} ('funnel', 'details', 'corpus', 'confusion', 'costs', ...): each becomes a key
-    of the JSON, and those of this shape a table of the page. figures: {title: PNG file} and gallery (HTML) stand in the page only.
+    of the JSON, and those in _TITLES a table of the page. figures: {title: PNG file} and gallery (HTML) stand in the page only.
+    files: what else the numbers come from; like the task's own files they are named with their sha256.
     """
     fields = [name for name in HEADLINE if name in next(iter(results.values()))]
     report = {
@@ -63,7 +73,7 @@ def write(
         "prompt_tokens": prompt_tokens,
         **(beside or {}),
         "settings": profile.model_dump(mode="json", exclude={"run_dir"}),
-        "data_sha256": _hashes(task),
+        "data_sha256": _hashes([getattr(task, kind) for kind in ("data", "gold", "recordings")]) | _hashes(files),
         "versions": {name: version(name) for name in _PACKAGES} | {"python": platform.python_version()},
         "git_commit": _commit(),
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -79,10 +89,9 @@ def _named(values) -> dict:
     return dict(zip(("mean", "low", "high", "p"), values, strict=False))
 
 
-def _hashes(task: Task) -> dict[str, str]:
-    """{file: sha256} of the task's rows, gold and recorded replies."""
-    files = {kind: getattr(task, kind) for kind in ("data", "gold", "recordings")}
-    return {f"{kind}/{path.name}": hashlib.sha256(path.read_bytes()).hexdigest() for kind, path in files.items() if path and path.exists()}
+def _hashes(files: Iterable[Path | None]) -> dict[str, str]:
+    """{folder/file: sha256} of those that are there."""
+    return {f"{path.parent.name}/{path.name}": hashlib.sha256(path.read_bytes()).hexdigest() for path in files if path and path.exists()}
 
 
 def headline(report: dict) -> str:
@@ -114,13 +123,14 @@ def _signed(one: dict) -> str:
 
 
 def shown(value) -> str:
-    """A value of any part as text: a number, a score with its interval, a share with the part that needed no repair, a count of a whole."""
+    """A value of any part as text: a number, a score with its interval, a difference with its p, a share with the part that needed no
+    repair, a count of a whole."""
     if value is None or isinstance(value, str):
         return value or ""
     if isinstance(value, dict):
         return _cell(value)
     if isinstance(value, (list, tuple)) and len(value) > 2:
-        return _cell(_named(value))
+        return (_signed if len(value) > 3 else _cell)(_named(value))
     if isinstance(value, (list, tuple)):
         first, second = value
         return f"{first} of {second}" if isinstance(first, int) else f"{first:.0f} ({second:.0f})"
@@ -156,7 +166,7 @@ def _page(report: dict, figures: dict[str, Path], gallery: str) -> str:
         f"<figcaption>{escape(title)}</figcaption></figure>"
         for title, path in figures.items()
     )
-    facts = ("settings", "prompt_tokens", "signatures", "data_sha256", "versions", "git_commit", "made")
+    facts = ("parameters", "settings", "prompt_tokens", "signatures", "data_sha256", "versions", "git_commit", "made")
     details = escape(json.dumps({key: report[key] for key in facts if key in report}, ensure_ascii=False, indent=1))
     return f"""<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>Report</title>
 <style>:root{{color-scheme:light dark}} body{{font:15px/1.6 system-ui,sans-serif;max-width:92rem;margin:2rem auto;padding:0 1rem}}
