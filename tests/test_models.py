@@ -54,7 +54,7 @@ def test_a_folder_without_weights_says_so(tmp_path, tiny_model):
 
 
 def test_parts_are_joined_and_checked_without_running_the_package(packaged, tmp_path):
-    models._join("tiny", tmp_path / "joined")
+    models.join_parts("tiny", tmp_path / "joined")
     assert (tmp_path / "joined").read_bytes() == b"123"
 
 

@@ -38,7 +38,7 @@ def export(folder: Path, base: str, target: Path) -> Path:
     }
     with tempfile.TemporaryDirectory(prefix=f"{target.name}.tmp", dir=target.parent) as workplace:
         joined, written = Path(workplace, "base.gguf"), Path(workplace, target.name)
-        models._join(base, joined)
+        models.join_parts(base, joined)
         reader = gguf.GGUFReader(joined)
         weights = _by_gguf_name(load_file(folder / "model.safetensors"), reader)
         reader.tensors = [_exchanged(tensor, weights.pop(tensor.name)) for tensor in reader.tensors]

@@ -12,6 +12,7 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -162,7 +163,11 @@ def packaged_folder(name: str) -> Path:
     Two processes at once: one converts, the other waits. A process killed half way leaves only a temporary folder,
     which the next call removes. A folder whose files no longer have their sizes is converted anew.
     """
-    target = cache_dir() / f"{name}-{PACKAGED[name].sha256[:12]}"
+    return once(cache_dir() / f"{name}-{PACKAGED[name].sha256[:12]}", lambda folder: _convert(name, folder))
+
+
+def once(target: Path, make: Callable[[Path], None]) -> Path:
+    """`target`, filled by `make(folder)` if it is not complete: whole or not at all, and by one process if several ask at once."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if _complete(target):
         return target
@@ -170,12 +175,12 @@ def packaged_folder(name: str) -> Path:
         if _complete(target):  # another process did it while this one waited
             return target
         if target.exists():
-            print(f"{name}: the cached weights in {target} are incomplete; converting again", file=sys.stderr)
+            print(f"{target} is incomplete; it is made again", file=sys.stderr)
             shutil.rmtree(target)
         for left_over in target.parent.glob(f"{target.name}.tmp*"):
             shutil.rmtree(left_over)
         temporary = Path(tempfile.mkdtemp(prefix=f"{target.name}.tmp", dir=target.parent))
-        _convert(name, temporary)
+        make(temporary)
         sizes = {file.name: file.stat().st_size for file in temporary.iterdir()}
         (temporary / "sizes.json").write_text(json.dumps(sizes))
         os.replace(temporary, target)
@@ -183,7 +188,7 @@ def packaged_folder(name: str) -> Path:
 
 
 def _complete(folder: Path) -> bool:
-    """Whether every file that the conversion wrote is there at its size."""
+    """Whether every file that `once` saw made is there at its size."""
     try:
         sizes = json.loads((folder / "sizes.json").read_text())
         return all((folder / file).stat().st_size == size for file, size in sizes.items())
@@ -197,7 +202,7 @@ def _convert(name: str, folder: Path) -> None:
     from transformers.utils import logging
 
     gguf = folder / "joined.gguf"
-    _join(name, gguf)
+    join_parts(name, gguf)
     print(f"{name}: sha256 as expected; dequantizing once to {folder.parent} (about a minute)", file=sys.stderr)
     logging.enable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=gguf.name)
@@ -213,7 +218,7 @@ def _convert(name: str, folder: Path) -> None:
     gguf.unlink()
 
 
-def _join(name: str, target: Path) -> None:
+def join_parts(name: str, target: Path) -> None:
     """Write the parts of a packaged model to one file and compare its sha256. Raises ModelError."""
     packaged, digest = PACKAGED[name], hashlib.sha256()
     parts = [_part(name, package, file) for package, file in packaged.parts]

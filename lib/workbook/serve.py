@@ -13,20 +13,18 @@ import hashlib
 import json
 import os
 import shlex
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import httpx2
 import torch
-from filelock import FileLock
 
 from workbook import dataset, export, models
 from workbook.models import ModelError
@@ -61,7 +59,7 @@ def merge(adapter: Path | str, *, dtype: torch.dtype = torch.bfloat16, base: str
     adapter = Path(adapter)
     base = base or _config(adapter)["base_model_name_or_path"]
     target = models.cache_dir() / f"merged-{_digest(adapter, base, dtype)[:12]}" / NAME
-    return _once(target, lambda folder: _merge_into(folder, adapter, base, dtype))
+    return models.once(target, lambda folder: _merge_into(folder, adapter, base, dtype))
 
 
 def _config(adapter: Path) -> dict:
@@ -106,21 +104,6 @@ def chat_template(tokenizer) -> str:
     before, after = dataset.layout("\0", tokenizer).split("\0")
     start = tokenizer.decode(tokenizer("")["input_ids"])
     return f"{{{{ {start + before!r} + messages[0]['content'] + {after!r} }}}}"
-
-
-def _once(target: Path, make: Callable[[Path], None]) -> Path:
-    """`target`, filled by `make` if it is not complete; whole or not at all, and by one process if several ask at once."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{target}.lock"):
-        if not models._complete(target):
-            for left_over in [target, *target.parent.glob(f"{target.name}.tmp*")]:
-                shutil.rmtree(left_over, ignore_errors=True)
-            temporary = Path(tempfile.mkdtemp(prefix=f"{target.name}.tmp", dir=target.parent))
-            make(temporary)
-            sizes = {file.name: file.stat().st_size for file in temporary.iterdir()}
-            (temporary / "sizes.json").write_text(json.dumps(sizes))
-            os.replace(temporary, target)
-    return target
 
 
 @contextmanager
