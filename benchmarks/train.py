@@ -17,7 +17,7 @@ Tokens are real ones, padding is not counted; the first two steps are left out, 
 is the median over the rounds. Operations are counted from shapes: 4 for each weight of the body's linear layers and token (forward, and
 backward to the activations), 6 for each of the adapter's, 4 for each of the head's rows that are scored and learned token: all 262,144
 rows for the others, those of the shortlist for ours. Attention is left out, and so is what a system computes beyond that. Losses are
-means over the last four steps. Writes docs/train.json and the table between its marks in docs/training.md; about 15 minutes on two idle
+means over the last four steps. Writes docs/train.json and the table between its marks in docs/training.md; about 25 minutes on two idle
 cores.
 """
 

@@ -12,7 +12,8 @@ from workbook.text import language, normalise, words
 
 STYLE = """<style>.gallery{display:block;overflow-x:auto}
 .gallery table{border-collapse:collapse;table-layout:fixed;width:100%;min-width:60rem}
-.gallery th,.gallery td{vertical-align:top;text-align:start;padding:.3rem .6rem;border-bottom:1px solid #8886;overflow-wrap:anywhere}
+.gallery table th,.gallery table td{vertical-align:top;text-align:start;padding:.3rem .6rem}
+.gallery table th,.gallery table td{border-bottom:1px solid #8886;overflow-wrap:anywhere}
 .gallery tr>:first-child{width:7rem}
 .gallery mark{background:#ffd54a;color:#111;border-radius:3px;padding:0 2px} .gallery p{max-width:60rem;line-height:1.7}</style>"""
 

@@ -170,7 +170,8 @@ def _page(report: dict, figures: dict[str, Path], gallery: str) -> str:
     details = escape(json.dumps({key: report[key] for key in facts if key in report}, ensure_ascii=False, indent=1))
     return f"""<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>Report</title>
 <style>:root{{color-scheme:light dark}} body{{font:15px/1.6 system-ui,sans-serif;max-width:92rem;margin:2rem auto;padding:0 1rem}}
-table{{border-collapse:collapse;display:block;overflow-x:auto}} td,th{{padding:.3rem .7rem;border-bottom:1px solid #8886;text-align:end}}
+table{{border-collapse:collapse;display:block;overflow-x:auto;font-size:.9em}}
+td,th{{padding:.3rem .5rem;border-bottom:1px solid #8886;text-align:end}}
 td,tr>:first-child{{white-space:nowrap}} .gallery td{{white-space:normal}} .gallery table{{display:table}}
  h2{{font-size:1.1rem;margin-top:2rem}} img{{max-width:100%;background:#fff}} figure{{margin:1rem 0}}</style>
 {STYLE}
