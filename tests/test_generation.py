@@ -27,6 +27,18 @@ def test_batching_and_padding_do_not_change_greedy_answers(base):
         assert answer["prompt_tokens"] == ids["input_ids"].shape[1] and answer["tokens"] <= 12
 
 
+def test_the_last_layer_gets_its_input_in_one_piece_and_is_left_as_it_was(base):
+    """A slice with gaps makes PyTorch copy the vocabulary's matrix once a row: a second for each prompt."""
+    head, strides = base[0].get_output_embeddings(), []
+    before = len(head._forward_pre_hooks)
+    watch = head.register_forward_hook(lambda _, given, out: strides.append(given[0].stride()[:2]))
+    for prompts in (PROMPTS, PROMPTS[:1]):
+        generation.generate(*base, prompts, max_new_tokens=2, json=False)
+    watch.remove()
+    width = head.weight.shape[1]
+    assert strides and set(strides) == {(width, width)} and len(head._forward_pre_hooks) == before
+
+
 def test_no_prompts_no_answers(base):
     assert generation.generate(*base, [], max_new_tokens=3) == []
 
