@@ -73,10 +73,8 @@ def jobs(options, profile, rows: list[dict], ordered: list[dict], tokenizer) -> 
 
 
 def yaml_of(folder: Path, ordered: list[dict], profile, tokenizer, same: dict) -> dict:
-    """LLaMA-Factory's arguments. Its template "empty" adds neither first nor end token, so they stand in the rows here."""
-    first, last = tokenizer.bos_token or "", tokenizer.eos_token
-    rows = [row | {"prompt": first + row["prompt"], "completion": row["completion"] + last} for row in ordered]
-    llamafactory.write(folder, TASK, rows, profile, models.locate(profile.base)[0], tokenizer)
+    """LLaMA-Factory's arguments."""
+    llamafactory.write(folder, TASK, ordered, profile, models.locate(profile.base)[0], tokenizer)
     settings = yaml.safe_load((folder / "train.yaml").read_text()) | same | {"disable_shuffling": True, "bf16": False}
     del settings["warmup_ratio"]
     return settings | {"dataset_dir": str(folder), "output_dir": str(folder / "saves")}

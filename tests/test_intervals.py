@@ -77,4 +77,5 @@ def test_a_ratio_by_hand_and_a_verdict_claims_no_more_than_the_interval():
     with pytest.raises(ValueError, match="the same rows"):
         ratio([1, 2], [1], ["a", "b"])
     cases = {(0.1, 5): "better", (-5, -0.1): "worse", (-0.1, 5): "not told apart", (0, 0): "not told apart"}
-    assert {bounds: verdict(Difference(1, *bounds, 0.5)) for bounds in cases} == cases
+    assert {bounds: verdict(Difference(sum(bounds), *bounds, 0.01)) for bounds in cases} == cases
+    assert verdict(Difference(3, 0.1, 5, 0.2)) == "not told apart", "chance alone gives this in one of five tries"

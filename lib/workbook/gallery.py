@@ -8,6 +8,7 @@ from IPython.display import HTML
 from pydantic import BaseModel
 
 from workbook.metrics import parse
+from workbook.show import markup
 from workbook.text import language, normalise, words
 
 STYLE = """<style>.gallery{display:block;overflow-x:auto}
@@ -63,7 +64,7 @@ def card(schema: type[BaseModel], source: str, reference: BaseModel, answers: di
             if record is not None:
                 body += f"<td>{_cell(record[name], truth[name])}</td>"
             elif i == 0:
-                raw = escape(answers[system][:600])
+                raw = markup(answers[system][:600])
                 body += f'<td rowspan="{len(truth)}"><mark>no valid record</mark><div dir="ltr">{raw}</div></td>'
         body += "</tr>"
     text = "".join(f'<p dir="{"rtl" if language(line) == "ar" else "ltr"}">{escape(line)}</p>' for line in source.split("\n"))

@@ -86,8 +86,12 @@ def ratio(mine, theirs, sources, *, draws: int = 2000, seed: int = 0) -> tuple[f
 
 
 def verdict(found: Difference) -> str:
-    """What a paired difference allows one to say, and no more: 'better', 'worse', or that these rows do not tell."""
-    return "better" if found.low > 0 else "worse" if found.high < 0 else "not told apart"
+    """What a paired difference allows one to say, and no more: 'better', 'worse', or that these rows do not tell.
+
+    Both the interval and the p-value must be clear: with few sources the interval alone is too short.
+    """
+    clear = found.p < 0.05 and (found.low > 0 or found.high < 0)
+    return ("better" if found.mean > 0 else "worse") if clear else "not told apart"
 
 
 def difference(mine, theirs, sources, *, draws: int = 2000, seed: int = 0) -> Difference:

@@ -10,6 +10,7 @@ from pathlib import Path
 import yaml
 
 from workbook.dataset import layout
+from workbook.encoding import encode_rows
 from workbook.profiles import Profile
 from workbook.tasks import Task
 
@@ -18,12 +19,16 @@ def write(folder: Path, task: Task, rows: list[dict], profile: Profile, model: s
     """Write dataset_info.json, alpaca.json, sharegpt.json, train.yaml and export.yaml; returns the folder.
 
     model: the hub id or folder to train. tokenizer: the student's; a base model without a chat template is trained on our own
-    plain layout, which then stands in the rows, under LLaMA-Factory's template "empty".
+    plain layout, which then stands in the rows, under LLaMA-Factory's template "empty". That template adds neither a start nor an
+    end token, so they stand in the rows too: without the end token a student would never learn to stop. Rows that are longer than
+    the profile's `max_length` are left out, because LLaMA-Factory would cut them.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    plain = not tokenizer.chat_template
-    asked = [layout(row["prompt"], tokenizer) if plain else row["prompt"] for row in rows]
-    pairs = [(prompt, row["completion"]) for prompt, row in zip(asked, rows, strict=True)]
+    plain, (_, too_long) = not tokenizer.chat_template, encode_rows(rows, tokenizer, profile.max_length)
+    start, end = (tokenizer.bos_token or "", tokenizer.eos_token) if plain else ("", "")
+    fitting = [row for row in rows if row["id"] not in too_long]
+    asked = [start + layout(row["prompt"], tokenizer) if plain else row["prompt"] for row in fitting]
+    pairs = [(prompt, row["completion"] + end) for prompt, row in zip(asked, fitting, strict=True)]
     alpaca = [{"instruction": prompt, "input": "", "output": answer} for prompt, answer in pairs]
     sharegpt = [{"conversations": [{"from": "human", "value": p}, {"from": "gpt", "value": a}]} for p, a in pairs]
     info = {

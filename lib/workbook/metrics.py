@@ -15,6 +15,7 @@ from sacrebleu.metrics import CHRF
 
 from workbook.dataset import source_of
 from workbook.intervals import interval
+from workbook.obey import wilson
 from workbook.tasks import Task
 from workbook.text import normalise, words
 
@@ -115,9 +116,20 @@ def scored(task: Task, rows: list[dict], answers: dict[str, list[str]], referenc
 
 
 def means(scores: dict[str, list[dict]], rows: list[dict]) -> dict[str, dict[str, tuple]]:
-    """{system: {score: (mean, low, high)}} of what `scored` gave."""
+    """{system: {score: (mean, low, high)}} of what `scored` gave.
+
+    Where all answers have 0 or all have 100, a bootstrap has nothing to draw: the interval is Wilson's, each source counted once.
+    """
     sources = [source_of(row) for row in rows]
-    return {system: {name: interval([one[name] for one in many], sources) for name in many[0]} for system, many in scores.items()}
+    return {system: {name: _interval([one[name] for one in many], sources) for name in many[0]} for system, many in scores.items()}
+
+
+def _interval(values: list[float], sources: list[str]) -> tuple[float, float, float]:
+    mean, *bounds = interval(values, sources)
+    if set(values) in ({0.0}, {100.0}):
+        count = len(set(sources))
+        _, *bounds = wilson(round(mean / 100 * count), count)
+    return mean, min(mean, bounds[0]), max(mean, bounds[1])
 
 
 def table(task: Task, rows: list[dict], answers: dict[str, list[str]], references: dict[str, BaseModel]) -> dict[str, dict[str, tuple]]:

@@ -41,7 +41,7 @@ def _is_json(text: str) -> bool:
     return bool(re.match(r'\s*\{\s*"', text))
 
 
-def _markup(content: str, *, fields: bool = False) -> str:
+def markup(content: str, *, fields: bool = False) -> str:
     """`content` as HTML. In JSON each string keeps its own direction (else its quotes and commas change places with their neighbours);
     with `fields` each field of the outer object begins a line."""
     if not _is_json(content):
@@ -57,7 +57,7 @@ def _markup(content: str, *, fields: bool = False) -> str:
 def text(content: str, title: str = "") -> HTML:
     """A text in its own direction: Arabic from right to left."""
     head = f"<b>{html.escape(title)}</b><br>" if title else ""
-    body = _markup(content)
+    body = markup(content)
     return HTML(f'{head}<div dir="{_direction(content)}" style="font-size:1.1em;line-height:1.7;max-width:60em">{body}</div>')
 
 
@@ -77,7 +77,7 @@ def chips(pieces: list[tuple[str, int]]) -> HTML:
 def mask(runs: list[tuple[str, bool]]) -> HTML:
     """The runs of `tokens.mask_view`: grey is read only, green is learned."""
     spans = "".join(
-        f'<span style="background:{"#d5ecd8" if learned else "#e8e8ea"};color:{"#111" if learned else "#666"}">{_markup(part)}</span>'
+        f'<span style="background:{"#d5ecd8" if learned else "#e8e8ea"};color:{"#111" if learned else "#666"}">{markup(part)}</span>'
         for part, learned in runs
     )
     return HTML(f'<div dir="auto" style="line-height:1.7;max-width:60em;unicode-bidi:plaintext">{spans}</div>')
@@ -95,7 +95,7 @@ def side_by_side(columns: dict[str, str]) -> HTML:
 
 def _lines(content: str) -> str:
     if _is_json(content):
-        return f'<div dir="ltr" style="text-align:start">{_markup(content, fields=True)}</div>'
+        return f'<div dir="ltr" style="text-align:start">{markup(content, fields=True)}</div>'
     return "".join(
         f'<div dir="{_direction(line)}" style="text-align:start">{html.escape(line) or "&nbsp;"}</div>' for line in content.split("\n")
     )
