@@ -12,7 +12,7 @@ from workbook.tasks import ARTICLE_DIGEST
 
 def written(folder, tokenizer, model, article, digest):
     rows = dataset.prompt_rows(ARTICLE_DIGEST, [article], {"t-1": digest})
-    llamafactory.write(folder, ARTICLE_DIGEST, rows, load_profile("laptop", lora_r=8), model, tokenizer)
+    llamafactory.write(folder, ARTICLE_DIGEST, rows, load_profile("laptop", lora_r=8, max_length=4096), model, tokenizer)
     read = lambda name: json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))  # noqa: E731
     settings = {name: yaml.safe_load((folder / f"{name}.yaml").read_text()) for name in ("train", "export")}
     return rows[0], read("dataset_info"), read("alpaca"), read("sharegpt"), settings
