@@ -10,7 +10,7 @@ so it takes the same loss from plain logits at the completion positions.
 
 Before and after: loss on the validation rows, and perplexity on the unrelated text of data/unrelated.jsonl. Memory: the process's peak
 resident memory while it trains, less what it held before the model was opened. Storage: the trained numbers, in float32. Writes
-docs/methods.json after each run and the table between its marks in docs/training.md. Six runs, about 20 minutes on two idle cores;
+docs/methods.json after each run and the table between its marks in docs/training.md. Six runs, about 12 minutes on two idle cores;
 one that is in the file already, made from the same rows and settings, is not done again. `--seconds 20 --docs /tmp` is a quick try.
 """
 
@@ -82,7 +82,7 @@ def write(runs: dict, docs: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=120, help="of training for each run")
+    parser.add_argument("--seconds", type=float, default=60, help="of training for each run")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="run only these")
     parser.add_argument("--model", default="gemma3-270m")
     parser.add_argument(
