@@ -1,10 +1,11 @@
-"""Learning rate, rank, alpha, epochs for the `laptop` profile, chosen on validation loss: `python benchmarks/sweep.py`
+"""Learning rate, rank, alpha, epochs, prompt for the `laptop` profile, chosen on validation loss: `python benchmarks/sweep.py`
 
 One factor at a time around one setting, on the rows that notebook 03 left in data/samples/distilled: trained on the training rows, then
 the loss on all 43 validation rows, and the answers to the first 24 of them, scored against the teacher's labels. The test rows are never
-opened. One run repeats the setting with another seed: two losses that differ by less than those two do are the same loss. Each finished
+opened. One run repeats the setting with another seed: two losses that differ by less than those two do are the same loss. One asks with
+the teacher's whole guidance instead of the student's few words. Each finished
 run is written to docs/sweep.json at once, and is not done again as long as its rows and settings are the same. About seven minutes a run
-on two cores, twice that for two epochs; six runs. `--only-one` does one missing
+on two cores, twice that for two epochs; seven runs. `--only-one` does one missing
 run and ends, with exit code 3 if none was missing. Writes the table between its marks in docs/training.md.
 """
 
@@ -23,12 +24,14 @@ from workbook.profiles import load_profile
 from workbook.tasks import ARTICLE_DIGEST as TASK
 
 CENTRE = {"learning_rate": 5e-4, "lora_r": 16, "lora_alpha": 32, "epochs": 1.0, "seed": 0, "train_articles": 300, "batch_size": 2}
+GUIDED = "prompt: the teacher's guidance"
 CHANGES = {
     "the setting in the middle": [{}],
     "learning rate": [{"learning_rate": 1e-3}, {"learning_rate": 2e-4}],
     "epochs": [{"epochs": 2.0}],
     "seed": [{"seed": 1}],
     "rank, alpha twice the rank": [{"lora_r": 64, "lora_alpha": 128}],
+    GUIDED: [{}],
 }
 OURS = ("base", "max_length")  # what of the profile decides a run's result, beside CENTRE
 LOSSES, ASKED = ("validation_loss", "train_loss"), 24
@@ -43,13 +46,20 @@ def plan(train_rows: list[dict], validation_rows: list[dict]) -> dict[str, dict]
         for change in changes:
             profile = load_profile("laptop", **CENTRE | change)
             setting = {name: getattr(profile, name) for name in (*OURS, *CENTRE)}
-            rows = [train_rows[: profile.train_articles], validation_rows]
+            rows = worded(factor, train_rows[: profile.train_articles], validation_rows)
             runs[digest([setting, rows])[:16]] = {"factor": factor} | setting
     return runs
 
 
+def worded(factor: str, *sides: list[dict]) -> list[list[dict]]:
+    """The rows of each side, with the prompts of this factor."""
+    words = TASK.guidance if factor == GUIDED else TASK.instruction
+    return [[row | {"prompt": row["prompt"].replace(TASK.instruction, words, 1)} for row in rows] for rows in sides]
+
+
 def one(run: dict, train_rows: list[dict], validation_rows: list[dict], dtype: torch.dtype) -> dict:
     """Train at this run's setting; the adapter goes to a temporary folder and is dropped."""
+    train_rows, validation_rows = worded(run["factor"], train_rows, validation_rows)
     with tempfile.TemporaryDirectory() as folder:
         profile = load_profile("laptop", run_dir=folder).model_copy(update={name: run[name] for name in CENTRE})
         model, tokenizer = models.open_model(profile.student_base, dtype=dtype)

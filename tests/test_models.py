@@ -134,7 +134,7 @@ def test_an_adapter_opens_with_its_base_and_says_when_it_cannot(tmp_path, tiny_m
     assert torch.allclose(again(ids).logits, adapted.eval()(ids).logits, atol=1e-5)
     config = tmp_path / "adapter" / "adapter_config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": "lost-base"}))
-    with pytest.raises(ModelError, match=r"useless without its base 'lost-base'"):
+    with pytest.raises(ModelError, match=r"trained on 'lost-base' and useless without it; 'lost-base' cannot be opened"):
         open_model(tmp_path / "adapter")
 
 
