@@ -1,4 +1,4 @@
-"""How many valid records a second does the student write? `python benchmarks/generate.py` (about ten minutes on two idle cores)
+"""How many valid records a second does the student write? `python benchmarks/generate.py` (about 20 minutes on two idle cores)
 
 The student (data/samples/adapter, merged into its base) answers the same articles of the test split in four ways, one after the other
 in rounds, in one process, greedily, with the same limit of new tokens and in the same number format:
