@@ -88,7 +88,7 @@ def against_prompt(results: dict[str, dict[str, tuple]], tokens: dict[str, float
         mean, low, high = results[system]["headline"]
         look = {"fmt": "os^D"[i // len(COLOURS) % 4], "color": COLOURS[i % len(COLOURS)]}  # another shape where colours begin again
         axes.errorbar(count, mean, yerr=[[mean - low], [high - mean]], capsize=3, label=system, **look)
-    axes.set(xscale="log", xlabel="prompt tokens per article", ylabel="headline", ylim=(-3, 103), title=title)
+    axes.set(xlim=(0, None), xlabel="prompt tokens per article", ylabel="headline", ylim=(-3, 103), title=title)
     axes.legend(frameon=False, fontsize=9, bbox_to_anchor=(1, 1))
     return axes
 

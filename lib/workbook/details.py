@@ -11,8 +11,7 @@ from pydantic import BaseModel
 from sacrebleu.metrics import BLEU, CHRF
 
 from workbook.dataset import source_of
-from workbook.intervals import interval
-from workbook.metrics import f1, labels, parse, plain, rouge_l
+from workbook.metrics import bounded, f1, labels, parse, plain, rouge_l
 from workbook.tasks import Task
 from workbook.text import normalise
 
@@ -67,13 +66,11 @@ def _objects(name: str, item: type[BaseModel], mine: list | None, theirs: list) 
 
 
 def details(task: Task, rows: list[dict], answers: dict[str, list[str]], references: dict[str, BaseModel]) -> dict[str, dict[str, tuple]]:
-    """{system: {score: (mean, low, high)}} of `extras`, for the answers of each system to `rows`, in their order."""
+    """{system: {score: (mean, low, high), or None if nothing was matched}} of `extras`, for the answers to `rows`, in their order."""
     sources, results = [source_of(row) for row in rows], {}
     for system, texts in answers.items():
         many = [extras(task.schema, parse(text, task.schema), references[row["id"]]) for row, text in zip(rows, texts, strict=True)]
-        results[system] = {
-            name: interval([one[name][0] for one in many], sources, weights=[one[name][1] for one in many]) for name in many[0]
-        }
+        results[system] = {name: bounded([one[name][0] for one in many], sources, [one[name][1] for one in many]) for name in many[0]}
     return results
 
 

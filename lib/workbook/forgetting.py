@@ -47,9 +47,10 @@ def by_language(model, tokenizer, rows: list[dict]) -> dict[str, list[tuple[floa
 
 
 def growth(before: list[tuple[float, int]], after: list[tuple[float, int]]) -> tuple[float, float, float]:
-    """(factor, low, high) by which the perplexity of the same texts grew, with its 95 % interval over texts; 1: nothing changed."""
+    """(growth, low, high) of the perplexity of the same texts in percent, with its 95 % interval over texts; 0: nothing changed."""
     each = [(late - early) / tokens for (early, tokens), (late, _) in zip(before, after, strict=True)]
-    return tuple(np.exp(interval(each, range(len(each)), weights=[tokens for _, tokens in before])).tolist())
+    factors = np.exp(interval(each, range(len(each)), weights=[tokens for _, tokens in before]))
+    return tuple((100 * (factors - 1)).tolist())
 
 
 def follows(answers: list[str], asked: type[BaseModel], trained: type[BaseModel]) -> dict[str, float]:

@@ -116,18 +116,22 @@ def scored(task: Task, rows: list[dict], answers: dict[str, list[str]], referenc
 
 
 def means(scores: dict[str, list[dict]], rows: list[dict]) -> dict[str, dict[str, tuple]]:
-    """{system: {score: (mean, low, high)}} of what `scored` gave.
-
-    Where all answers have 0 or all have 100, a bootstrap has nothing to draw: the interval is Wilson's, each source counted once.
-    """
+    """{system: {score: (mean, low, high)}} of what `scored` gave."""
     sources = [source_of(row) for row in rows]
-    return {system: {name: _interval([one[name] for one in many], sources) for name in many[0]} for system, many in scores.items()}
+    return {system: {name: bounded([one[name] for one in many], sources) for name in many[0]} for system, many in scores.items()}
 
 
-def _interval(values: list[float], sources: list[str]) -> tuple[float, float, float]:
-    mean, *bounds = interval(values, sources)
-    if set(values) in ({0.0}, {100.0}):
-        count = len(set(sources))
+def bounded(values: list[float], sources: list[str], weights: list[float] | None = None) -> tuple[float, float, float] | None:
+    """(mean, low, high) of scores from 0 to 100 as `intervals.interval` has it; None if nothing counts.
+
+    Where all that count have 0 or all have 100, a bootstrap has nothing to draw: the interval is Wilson's, each source counted once.
+    """
+    counted = [(value, source) for value, source, weight in zip(values, sources, weights or [1] * len(values), strict=True) if weight]
+    if not counted:
+        return None
+    mean, *bounds = interval(values, sources, weights=weights)
+    if {value for value, _ in counted} in ({0.0}, {100.0}):
+        count = len({source for _, source in counted})
         _, *bounds = wilson(round(mean / 100 * count), count)
     return mean, min(mean, bounds[0]), max(mean, bounds[1])
 

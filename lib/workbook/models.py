@@ -114,7 +114,9 @@ def _open_adapter(folder: Path, base: str | Path | None, **options):
     try:
         model, tokenizer = open_model(base, **options)
     except ModelError as error:
-        raise ModelError(f"adapter {folder}: trained on {trained_on!r} and useless without it; {base!r} cannot be opened: {error}") from error
+        raise ModelError(
+            f"adapter {folder}: trained on {trained_on!r} and useless without it; {base!r} cannot be opened: {error}"
+        ) from error
     try:
         adapted = PeftModel.from_pretrained(model, folder)
         if others := _layers(folder) ^ {

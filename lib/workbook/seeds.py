@@ -39,14 +39,16 @@ def _train(cfg: Profile, train_rows: list[dict], validation_rows: list[dict]) ->
 
 
 def spread(headlines: dict[str, list[float]], sources: list[str]) -> dict[str, dict]:
-    """{student: {"headline": (mean, low, high)}} of each seed, of their mean, and the deviation between the seeds' means.
+    """{student: {"headline": (mean, low, high)}} of each seed; of several, their mean too, and the deviation between the seeds' means.
 
-    headlines: {name with its seed: one score per article}. The deviation is the sample standard deviation, 0 for one seed.
+    headlines: {name with its seed: one score per article}. The deviation is the sample standard deviation.
     """
     found = {name: {"headline": interval(scores, sources)} for name, scores in headlines.items()}
+    if len(found) < 2:
+        return found
     means = [one["headline"][0] for one in found.values()]
     average = [statistics.fmean(scores) for scores in zip(*headlines.values(), strict=True)]
     return found | {
         "mean of the seeds": {"headline": interval(average, sources)},
-        "standard deviation between seeds": {"headline": statistics.stdev(means) if len(means) > 1 else 0.0},
+        "standard deviation between seeds": {"headline": statistics.stdev(means)},
     }

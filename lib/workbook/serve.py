@@ -84,7 +84,6 @@ def _digest(adapter: Path, base: str, dtype: torch.dtype) -> str:
 
 
 def _merge_into(folder: Path, adapter: Path, base: str, dtype: torch.dtype) -> None:
-    print(f"{adapter}: merging it into {base} once, in {folder.parent}", file=sys.stderr)
     adapted, tokenizer = models.open_model(adapter, dtype=dtype, base=base)
     model = adapted.merge_and_unload()
     settings = model.generation_config
@@ -231,6 +230,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _run(given: argparse.Namespace) -> None:
     check_port(given.host, given.port)  # before the minute that a first merge takes
+    print(f"{given.adapter}: opening its merged model; the first time it is made, in {models.cache_dir()}", file=sys.stderr)
     folder = merge(given.adapter, dtype=getattr(torch, given.dtype))
     with _server(folder, given.host, given.port, given.continuous_batching, sys.stderr) as (process, url):
         print(f"{NAME} is served at {url} by process {process.pid}; Ctrl-C ends it", flush=True)
