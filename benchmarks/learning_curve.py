@@ -1,4 +1,6 @@
-"""Would more data help? Train on 80, 160 and 320 articles and score each on all gold articles: `python benchmarks/learning_curve.py`
+"""Would more data help? Train on 80, 160, 320 articles and score on all gold articles: `python benchmarks/learning_curve.py`
+
+One pass each, so that twice the articles are twice the steps too.
 
 The smaller sets are parts of the larger ones, and validation articles are used too (nothing is chosen by them here). Settings are
 those of the `laptop` profile. Writes docs/learning_curve.json and the table between its marks in data/README.md; takes about
@@ -10,6 +12,7 @@ import json
 import tempfile
 
 from publish import ROOT, fill
+from transformers import set_seed
 
 from workbook import audit, dataset, generation, metrics, models, training
 from workbook.cache import digest
@@ -24,6 +27,7 @@ def one(size: int, train_rows: list[dict], test_rows: list[dict], seed: int) -> 
     profile = load_profile("laptop", run_dir=tempfile.mkdtemp(), train_articles=size, seed=seed)
     dtype = training.fast_dtype()
     model, tokenizer = models.open_model(profile.student_base, dtype=dtype)
+    set_seed(seed)  # the adapter's first numbers are drawn from it
     model = training.add_lora(model, profile, profile.student_base)
     training.train(model, tokenizer, train_rows[:size], [], profile)
     prompts = [dataset.layout(dataset.request(TASK, TASK.render(row)), tokenizer) for row in test_rows]

@@ -2,15 +2,14 @@
 
 After "LoRA Learns Less and Forgets Less" (https://arxiv.org/abs/2405.09673), in small. Each method trains for the same wall time in a
 fresh process, in float32 on the CPU, on the same rows in the same order, with the batches, rank and alpha of the `laptop` profile: AdamW,
-no weight decay, gradient norm at most 1, ten steps of warm-up, then a learning rate that falls with the time left. LoRA's learning rate is
-the profile's; no profile has one for the others, so a usual one is taken, two for everything. The last two layers alone are what
-LLaMA-Factory calls
-`freeze`. Where the head is frozen the loss is `training.completion_loss`; full fine-tuning trains the head, which is the embedding too,
-so it takes the same loss from plain logits at the completion positions.
+no weight decay, gradient norm at most 1, a warm-up over the first tenth of the time, then a learning rate that falls with the time left.
+LoRA's learning rate is the profile's; no profile has one for the others, so a usual one is taken, two for everything. The last two layers
+alone are what LLaMA-Factory calls `freeze`. Where the head is frozen the loss is `training.completion_loss`; full fine-tuning trains the
+head, which is the embedding too, so it takes the same loss from plain logits at the completion positions.
 
 Before and after: loss on the validation rows, and perplexity on the unrelated text of data/unrelated.jsonl. Memory: the process's peak
 resident memory while it trains, less what it held before the model was opened. Storage: the trained numbers, in float32. Writes
-docs/methods.json after each run and the table between its marks in docs/training.md. Six runs, about 12 minutes on two idle cores;
+docs/methods.json after each run and the table between its marks in docs/training.md. Six runs, about 18 minutes on two idle cores;
 one that is in the file already, made from the same rows and settings, is not done again. `--seconds 20 --docs /tmp` is a quick try.
 """
 
@@ -82,7 +81,7 @@ def write(runs: dict, docs: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=60, help="of training for each run")
+    parser.add_argument("--seconds", type=float, default=120, help="of training for each run")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="run only these")
     parser.add_argument("--model", default="gemma3-270m")
     parser.add_argument(

@@ -32,11 +32,12 @@ def store_adapter(adapter: Path, target: Path) -> None:
 
 def score_table(report: dict) -> str:
     names = report["headline"]
-    lines = [f"| {report['articles']} test articles | " + " | ".join(report["columns"][name] for name in names) + " |"]
-    lines.append("|---|" + "---|" * len(names))
+    lines = [f"| {report['articles']} test articles | " + " | ".join(report["columns"][name] for name in names) + " | grounded % |"]
+    lines.append("|---|" + "---|" * (len(names) + 1))
     for system, scores in report["scores"].items():
         cells = (f"{scores[n]['mean']:.1f} [{scores[n]['low']:.1f}, {scores[n]['high']:.1f}]" for n in names)
-        lines.append(f"| {system} | " + " | ".join(cells) + " |")
+        grounded = report["funnel"][system]["grounded"][1]
+        lines.append(f"| {system} | " + " | ".join(cells) + f" | {grounded:.0f} |")
     return "\n".join(lines)
 
 

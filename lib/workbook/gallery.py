@@ -1,16 +1,18 @@
 """Answers beside the reference, field by field, with what differs marked: for reading, not for counting."""
 
+import json
 from difflib import SequenceMatcher
 from html import escape
 from itertools import groupby
 
 from IPython.display import HTML
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from workbook.metrics import parse
 from workbook.show import markup
 from workbook.text import language, normalise, words
 
+MOST = 600  # characters shown of an answer that is no record
 STYLE = """<style>.gallery{display:block;overflow-x:auto}
 .gallery table{border-collapse:collapse;table-layout:fixed;width:100%;min-width:60rem}
 .gallery table th,.gallery table td{vertical-align:top;text-align:start;padding:.3rem .6rem}
@@ -51,6 +53,18 @@ def _directed(text: str, shown: str) -> str:
     return f'<div dir="{"rtl" if language(text.split(" · ")[0]) == "ar" else "ltr"}">{shown}</div>'
 
 
+def fault(answer: str, schema: type[BaseModel]) -> str:
+    """The first thing that keeps an answer from being a record of `schema`."""
+    try:
+        schema.model_validate(json.loads(answer))
+    except ValidationError as error:
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    except (ValueError, RecursionError):
+        return "not one JSON object"
+    return ""
+
+
 def card(schema: type[BaseModel], source: str, reference: BaseModel, answers: dict[str, str], title: str = "") -> str:
     """One source with its reference and the answers of several systems, as HTML. An answer that is no record is shown as it came."""
     truth = reference.model_dump(mode="json")
@@ -64,8 +78,9 @@ def card(schema: type[BaseModel], source: str, reference: BaseModel, answers: di
             if record is not None:
                 body += f"<td>{_cell(record[name], truth[name])}</td>"
             elif i == 0:
-                raw = markup(answers[system][:600])
-                body += f'<td rowspan="{len(truth)}"><mark>no valid record</mark><div dir="ltr">{raw}</div></td>'
+                raw = markup(answers[system][:MOST] + (" [...]" if len(answers[system]) > MOST else ""))
+                why = escape(fault(answers[system], schema))
+                body += f'<td rowspan="{len(truth)}"><mark>no valid record</mark> {why}<div dir="ltr">{raw}</div></td>'
         body += "</tr>"
     text = "".join(f'<p dir="{"rtl" if language(line) == "ar" else "ltr"}">{escape(line)}</p>' for line in source.split("\n"))
     return f'<section class="gallery"><h3>{escape(title)}</h3>{text}<table><tr>{head}</tr>{body}</table></section>'

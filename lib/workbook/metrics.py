@@ -124,15 +124,16 @@ def means(scores: dict[str, list[dict]], rows: list[dict]) -> dict[str, dict[str
 def bounded(values: list[float], sources: list[str], weights: list[float] | None = None) -> tuple[float, float, float] | None:
     """(mean, low, high) of scores from 0 to 100 as `intervals.interval` has it; None if nothing counts.
 
-    Where all that count have 0 or all have 100, a bootstrap has nothing to draw: the interval is Wilson's, each source counted once.
+    Where each has 0 or 100, right or wrong, the interval is Wilson's for as many trials as there are sources: a bootstrap of few such
+    scores is too short, and has nothing to draw where all are equal.
     """
     counted = [(value, source) for value, source, weight in zip(values, sources, weights or [1] * len(values), strict=True) if weight]
     if not counted:
         return None
     mean, *bounds = interval(values, sources, weights=weights)
-    if {value for value, _ in counted} in ({0.0}, {100.0}):
+    if {value for value, _ in counted} <= {0.0, 100.0}:
         count = len({source for _, source in counted})
-        _, *bounds = wilson(round(mean / 100 * count), count)
+        _, *bounds = wilson(mean / 100 * count, count)
     return mean, min(mean, bounds[0]), max(mean, bounds[1])
 
 

@@ -53,7 +53,7 @@ def check(row: dict, answer: str) -> bool:
     return CHECKS[row["kind"]](answer, *([row["keys"]] if row["kind"] == "json" else []))
 
 
-def wilson(hits: int, n: int, z: float = 1.96) -> tuple[float, float, float]:
+def wilson(hits: float, n: int, z: float = 1.96) -> tuple[float, float, float]:
     """(share, low, high) in percent: `hits` of `n` with Wilson's 95 % interval (https://doi.org/10.2307/2276774)."""
     middle, half = hits + z * z / 2, z * math.sqrt(hits * (n - hits) / n + z * z / 4)
     return tuple(round(100 * x, 2) for x in (hits / n, (middle - half) / (n + z * z), (middle + half) / (n + z * z)))

@@ -50,6 +50,10 @@ def table(task: Task, rows: list[dict], replies: dict[str, list[str]], gold: dic
     for system, texts in replies.items():
         objects = {name: value for name, value in beside[system].items() if " by " in name or " of matched" in name}
         matrix = details.confusion(task, rows, texts, gold)
-        grave = {f"{label} missed": details.missed(matrix[field], label) for field, label in details.GRAVE.items() if field in matrix}
-        found[system] = {**found[system], **objects, **grave}
+        found[system] = {**found[system], **objects}
+        for field, label in details.GRAVE.items():
+            if field in matrix:
+                many, whole = details.missed(matrix[field], label)
+                silent = matrix[field].get(label, {}).get(details.NO_RECORD, 0)
+                found[system] |= {f"{label} missed": (many, whole), "of these, no valid record": (silent, many)}
     return found
