@@ -69,7 +69,8 @@ def copy(tmp_path):
     (run / "scores.png").write_bytes(b"a picture")
     score = {"mean": 12.34, "low": 5, "high": 20}
     report = {"meaningful": True, "profile": "laptop", "articles": 7, "headline": ["valid"], "columns": {"valid": "schema-valid %"}}
-    (run / "report.json").write_text(json.dumps(report | {"scores": {"student": {"valid": score}}}))
+    report |= {"scores": {"student": {"valid": score}}, "funnel": {"student": {"grounded": [9.1, 6.2]}}}
+    (run / "report.json").write_text(json.dumps(report))
     (run / "done.json").write_text(json.dumps({"05_eval": {"seconds": 126, "peak_gib": 3.21, "fingerprint": "x"}}))
     return run, root
 
@@ -78,7 +79,7 @@ def test_the_readme_gets_its_numbers_from_the_report_of_a_run(copy):
     run, root = copy
     publish.publish(run, root)
     readme = (root / "README.md").read_text(encoding="utf-8")
-    assert "| 7 test articles | schema-valid % |" in readme and "| student | 12.3 [5.0, 20.0] |" in readme
+    assert "| 7 test articles | schema-valid % | grounded % |" in readme and "| student | 12.3 [5.0, 20.0] | 6 |" in readme
     assert "| 05_eval | 2.1 | 3.2 GiB |" in readme and "| all five | 2.1 | |" in readme and "base, few-shot |" not in readme
     notebook = json.loads((root / "notebooks" / "05_eval.ipynb").read_text(encoding="utf-8"))
     assert "**Measured:** 2.1 minutes, 3.2 GiB of memory, in `laptop`" in "".join(notebook["cells"][0]["source"])

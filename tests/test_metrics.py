@@ -4,6 +4,7 @@ import json
 from enum import Enum
 from typing import Annotated
 
+import numpy as np
 import pytest
 from pydantic import BaseModel, Field
 
@@ -221,6 +222,19 @@ def test_a_floor_falls_back_to_a_training_label_where_copied_text_breaks_a_rule(
 
     task = Task(name="own", schema=Invoice, instruction="", guidance="", data=ARTICLE_DIGEST.data)
     assert floors.floors(task, [{"number": "7"}], ["words"])["floor: copy"] == ['{"number":"7"}']
+
+
+def test_an_interval_of_right_and_wrong_covers_the_truth_as_often_as_it_says():
+    chance, covered = np.random.default_rng(4), {0.8: 0, 0.94: 0}
+    for truth in covered:
+        for _ in range(400):
+            values = [100.0 * right for right in chance.random(16) < truth]
+            _, low, high = metrics.bounded(values, list(range(16)))
+            covered[truth] += low <= 100 * truth <= high
+    assert all(hits / 400 >= 0.92 for hits in covered.values()), covered
+    # by hand: 15 of 16 by Wilson (https://doi.org/10.2307/2276774) is 71.67 to 98.89, below that of 16 of 16, 80.64 to 100
+    assert metrics.bounded([100.0] * 15 + [0.0], list(range(16))) == (93.75, pytest.approx(71.67, abs=0.01), pytest.approx(98.89, abs=0.01))
+    assert metrics.bounded([0.0, 50.0], ["a", "b"], [0, 0]) is None, "nothing counts"
 
 
 def test_the_table_has_every_system_and_field(digest, article):

@@ -106,6 +106,9 @@ def test_a_card_shows_wrong_labels_items_and_answers_that_are_no_record(digest, 
     rows, gold, answers = evaluated
     page = gallery.card(ArticleDigest, rows[0]["text"], gold["t-1"], first(answers))
     assert "<mark>politics</mark>" in page and "<mark>no valid record</mark>" in page and page.count("<mark>") == 3
+    assert "not one JSON object" in page, "it says why"
+    six = json.dumps(digest | {"keywords": ["a"] * 6})
+    assert gallery.fault(six, ArticleDigest).startswith("keywords: ") and gallery.fault(json.dumps(digest), ArticleDigest) == ""
     assert gallery.worst([{"headline": 5}, {"headline": 1}, {"headline": 3}], 2) == [1, 2]
 
 
