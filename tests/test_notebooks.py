@@ -88,6 +88,9 @@ def mirrors(goals, recap):
 def test_the_recap_takes_up_the_goals_in_their_order(notebook, language):
     first, last = source(notebook.cells[0]), source(notebook.cells[-1])
     one, other = ("\n".join(RTL.findall(cell)) if language == "Arabic" else RTL.sub("", cell) for cell in (first, last))
+    assert all(block.startswith("<b>") for cell in (first, last) for block in RTL.findall(cell)), (
+        "a paragraph would be set to the left by Jupyter"
+    )
     goals, recap = points(one), points(other)
     arabic = [len(re.findall(r"[\u0620-\u064a]", point)) > len(point) / 3 for point in goals + recap]
     assert all(arabic) if language == "Arabic" else not any(arabic)
