@@ -230,8 +230,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _run(given: argparse.Namespace) -> None:
     check_port(given.host, given.port)  # before the minute that a first merge takes
-    print(f"{given.adapter}: opening its merged model; the first time it is made, in {models.cache_dir()}", file=sys.stderr)
     folder = merge(given.adapter, dtype=getattr(torch, given.dtype))
+    print(f"the merged model is kept in {folder.parent}", file=sys.stderr)
     with _server(folder, given.host, given.port, given.continuous_batching, sys.stderr) as (process, url):
         print(f"{NAME} is served at {url} by process {process.pid}; Ctrl-C ends it", flush=True)
         process.wait()
