@@ -9,7 +9,7 @@ head, which is the embedding too, so it takes the same loss from plain logits at
 
 Before and after: loss on the validation rows, and perplexity on the unrelated text of data/unrelated.jsonl. Memory: the process's peak
 resident memory while it trains, less what it held before the model was opened. Storage: the trained numbers, in float32. Writes
-docs/methods.json after each run and the table between its marks in docs/training.md. Six runs, about 18 minutes on two idle cores;
+docs/methods.json after each run and the table between its marks in docs/training.md. Six runs, about 25 minutes on two idle cores;
 one that is in the file already, made from the same rows and settings, is not done again. `--seconds 20 --docs /tmp` is a quick try.
 """
 
