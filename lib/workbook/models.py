@@ -12,6 +12,7 @@ import os
 import shutil
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,6 +130,12 @@ def _open_adapter(folder: Path, base: str | Path | None, **options):
             f"adapter {folder}: trained on {trained_on!r}, it does not fit {base!r}, whose layers are others. "
             f"Open it on the base that it was trained on ({detail})"
         ) from error
+    if ALIASES.get(base, base) != trained_on:
+        warnings.warn(
+            f"adapter {folder}: trained on {trained_on!r}, opened on {base!r}. The shapes fit; whether the weights are the same "
+            "is not checked, and on others it answers worse",
+            stacklevel=3,
+        )
     return adapted.eval(), tokenizer
 
 

@@ -58,7 +58,7 @@ _HUB = _COMMON | {"base": "Qwen/Qwen2.5-1.5B", "instruct": "Qwen/Qwen2.5-1.5B-In
 
 PROFILES = {
     "smoke": _PACKAGED | {"train_articles": 8, "test_articles": 2, "epochs": 1, "max_new_tokens": 24},
-    "laptop": _PACKAGED | {"train_articles": 200, "test_articles": 16, "epochs": 1, "max_new_tokens": 288},
+    "laptop": _PACKAGED | {"train_articles": 250, "test_articles": 16, "epochs": 1, "max_new_tokens": 288},
     "gpu": _HUB
     | {"train_articles": 100_000, "test_articles": 1_000, "epochs": 3, "max_new_tokens": 512}
     | {"batch_size": 8, "learning_rate": 2e-4, "max_length": 2048},
