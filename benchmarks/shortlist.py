@@ -1,4 +1,4 @@
-"""What does the shortlist of the vocabulary save, and what does it cost? `python benchmarks/shortlist.py` (about three minutes on two cores)
+"""What does the shortlist of the vocabulary save, and what does it cost? `python benchmarks/shortlist.py` (about three minutes)
 
 The same training batches, forward and backward, with the logits of the whole vocabulary and with `workbook.shortlist`, in turns: a fresh
 adapter, and the committed one, which has been trained. Batches, rank and precision are those of the `laptop` profile. Writes
