@@ -69,9 +69,10 @@ def main() -> None:
     pairs = [ordered[first : first + profile.batch_size] for first in range(0, len(ordered), profile.batch_size)]
     batches = [training.collate(pair, tokenizer.pad_token_id) for pair in pairs]
     set_seed(profile.seed)
-    scored = shortlist(model, encoded, tokenizer.pad_token_id)
+    fresh = training.add_lora(model, profile, profile.student_base)
+    scored = shortlist(fresh, encoded, tokenizer.pad_token_id)
     found = {"batches": BATCHES, "scored": len(scored), "vocabulary": len(model.get_output_embeddings().weight), "adapters": {}}
-    found["adapters"]["fresh"] = compared(training.add_lora(model, profile, profile.student_base), batches, scored)
+    found["adapters"]["fresh"] = compared(fresh, batches, scored)
     model, _ = models.open_model(ROOT / "data" / "samples" / "adapter", dtype=dtype)
     found["adapters"]["trained"] = compared(model, batches, scored)
     (ROOT / "docs" / "shortlist.json").write_text(json.dumps(found, indent=1) + "\n")

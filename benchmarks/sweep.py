@@ -31,7 +31,7 @@ CHANGES = {
     "epochs": [{"epochs": 2.0}],
     "seed": [{"seed": 1}],
     "rank, alpha twice the rank": [{"lora_r": 64, "lora_alpha": 128}],
-    GUIDED: [{}],
+    GUIDED: [{"max_length": 1024}],  # its prompts are longer, and all rows have to fit
 }
 OURS = ("base", "max_length")  # what of the profile decides a run's result, beside CENTRE
 LOSSES, ASKED = ("validation_loss", "train_loss"), 24
@@ -61,7 +61,7 @@ def one(run: dict, train_rows: list[dict], validation_rows: list[dict], dtype: t
     """Train at this run's setting; the adapter goes to a temporary folder and is dropped."""
     train_rows, validation_rows = worded(run["factor"], train_rows, validation_rows)
     with tempfile.TemporaryDirectory() as folder:
-        profile = load_profile("laptop", run_dir=folder).model_copy(update={name: run[name] for name in CENTRE})
+        profile = load_profile("laptop", run_dir=folder).model_copy(update={name: run[name] for name in (*CENTRE, "max_length")})
         model, tokenizer = models.open_model(profile.student_base, dtype=dtype)
         set_seed(profile.seed)  # the adapter's first numbers are drawn from it
         model = training.add_lora(model, profile, profile.student_base)
