@@ -1,5 +1,6 @@
 """The benchmarks as processes, on the tiny model and a handful of short rows: what they write, and that they keep what is finished."""
 
+import importlib
 import json
 import os
 import shutil
@@ -106,3 +107,20 @@ def assert_numbers_are_those_of_the_report(root):
 @pytest.mark.skipif(not (ROOT / "docs" / "report.json").exists(), reason="no run was published yet: python benchmarks/publish.py")
 def test_the_numbers_in_the_readme_are_those_of_the_published_report():
     assert_numbers_are_those_of_the_report(ROOT)
+
+
+@pytest.mark.parametrize(
+    ("mark", "page", "script", "measured"),
+    [
+        ("sweep", "docs/training.md", "sweep", lambda runs: runs),
+        ("methods", "docs/training.md", "methods", lambda runs: list(runs.values())),
+        ("speed", "docs/training.md", "train", lambda found: found["systems"]),
+        ("shortlist", "docs/training.md", "shortlist", lambda found: found),
+        ("spelling", "data/README.md", "spelling", lambda found: found),
+        ("curve", "data/README.md", "learning_curve", lambda curve: curve),
+    ],
+)
+def test_a_table_in_the_docs_is_that_of_its_measurement(mark, page, script, measured):
+    found = measured(json.loads((ROOT / "docs" / f"{script}.json").read_text()))
+    written = (ROOT / page).read_text(encoding="utf-8")
+    assert publish.fill(ROOT / page, mark, importlib.import_module(script).table(found)) == written
